@@ -1,0 +1,56 @@
+/* What the rest of the program may ask of a convolution beyond the operator seam: folding batch
+ * normalisation and activation into it, its channel statistic, and ParchGrad's split of the
+ * gradient at its output (method.md sections 2, 3, 5).
+ *
+ * Notation: z = conv(x) + b is the ONNX Conv node's own output, y = s z + t what the folded batch
+ * normalisation makes of it (s = 1, t = 0 without), dst = act(y). G = dL/dz, so G_c = s_c dL/dy_c.
+ */
+#ifndef PG_KERNELS_OP_CONV_H
+#define PG_KERNELS_OP_CONV_H
+
+#include "kernels/op.h"
+
+/* Activations whose derivative can be read off their output. */
+typedef enum pg_act { PG_ACT_NONE, PG_ACT_RELU, PG_ACT_CLIP } pg_act;
+
+/* True for Conv nodes (any rank). */
+bool pg_op_is_conv(const pg_op *op);
+
+/* Between create and prepare: y = scale[c] z + shift[c], folded into weights and bias in double.
+ * Copies both arrays of C_out values. Refuses (returns false, changes nothing) where z could no
+ * longer be recovered from y to about 1e-4 of its own spread; the caller then leaves the batch
+ * normalisation a node of its own. `spread` [C_out]: the standard deviation of z per channel
+ * (sqrt(running variance + eps)). */
+bool pg_conv_absorb_batch_norm(pg_op *op, const float *scale, const float *shift,
+                               const float *spread);
+
+/* Between create and prepare: dst = act(y), with lo and hi for PG_ACT_CLIP. */
+void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi);
+
+/* Between create and prepare: forward also computes GAP_c = mean over positions of ReLU(z_c). */
+void pg_conv_want_gap(pg_op *op);
+
+/* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
+const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
+
+/* Moments of the two partial sums S_H, S_L over the H*W positions, unbiased (divisor HW - 1). With
+ * a single position: squares instead (var_high = S_H^2, var_low = S_L^2, cov = S_H S_L). */
+typedef struct pg_group_moments {
+    int64_t positions;
+    double var_high; /* M */
+    double var_low;  /* N */
+    double cov;      /* of S_H and S_L */
+    double mean_square_high, mean_square_low; /* of the maps: what a variance is rounding error of */
+} pg_group_moments;
+
+/* How one convolution's output gradient is to be partitioned in one backward pass. Borrowed for the
+ * length of the pass. `weigh` decides, from the moments, by what the two groups are multiplied;
+ * returning false leaves the gradient as it is. It is called once, from the session's thread. */
+typedef struct pg_conv_prune {
+    const uint8_t *keep; /* [C_out], 1: in H; NULL: plain gradient at this convolution */
+    bool (*weigh)(void *user, const pg_group_moments *moments, float *scale_high,
+                  float *scale_low);
+    void *user;
+} pg_conv_prune;
+
+#endif

@@ -1,0 +1,9 @@
+/* Threads of the numeric kernels (OpenMP, shared with oneDNN). */
+#ifndef PG_KERNELS_THREADS_H
+#define PG_KERNELS_THREADS_H
+
+/* Sets the team size of the calling thread; 0: one per processor it may run on. OpenMP keeps this
+ * per thread, so every worker calls it before it prepares or runs anything. Returns the size. */
+int pg_threads_set(int count);
+
+#endif

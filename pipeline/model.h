@@ -1,0 +1,77 @@
+/* A model: an ONNX file turned into an immutable, executable graph that all workers share.
+ *
+ * Opening happens in two steps, because which convolutions are pruned, and so which must record
+ * their channel statistic, is chosen by looking at the graph:
+ *
+ *   pg_model_open     read, check, import, fold constants, optimise: shapes and names are known
+ *   pg_model_prepare  choose layouts, pack weights, plan memory: ready for sessions
+ */
+#ifndef PG_PIPELINE_MODEL_H
+#define PG_PIPELINE_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/err.h"
+#include "kernels/tensor.h"
+
+typedef struct pg_model pg_model;
+struct pg_op;
+
+typedef struct pg_model_options {
+    const char *path;
+    const char *output;       /* name of the output that holds the logits; NULL or "": the first */
+    int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
+    int threads;              /* OpenMP threads of each session; 0: all processors */
+    uint64_t max_file_bytes;  /* 0: 2 GiB */
+    uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
+} pg_model_options;
+
+/* Reads and imports the file. PG_ECONFIG: the file cannot be opened. PG_EMODEL: it is no usable
+ * model; diag names every unsupported node at once. */
+pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *diag);
+
+/* One 4-D convolution, numbered in graph order, all of them (method.md sections 4 and 10). */
+typedef struct pg_conv_info {
+    const char *name;    /* node name */
+    const char *output;  /* name of the node's output */
+    int64_t in_channels, channels, height, width; /* of z */
+    int64_t groups, kernel_h, kernel_w, stride_h, stride_w;
+    bool batch_norm;     /* a BatchNormalization node was folded into it by us: z is before it */
+    bool on_path;        /* a gradient from the logits to the input can pass it */
+    uint64_t flops;
+} pg_conv_info;
+
+typedef struct pg_model_info {
+    const char *path;
+    uint8_t sha256[32];
+    char sha256_hex[65];
+    uint64_t file_bytes;
+    int64_t ir_version, opset;
+    const char *producer;
+    pg_shape input;           /* [1,3,H,W] (or [1,1,H,W]) */
+    const char *input_name;
+    int64_t classes;          /* length of the logits */
+    const char *logits_name;
+    bool softmax_removed;     /* the file ends in a softmax: the logits are its input */
+    int n_convs;
+    const pg_conv_info *convs;
+    int nodes_in_file, nodes_folded, nodes_run;
+    uint64_t weight_bytes;    /* packed, shared; after prepare */
+    uint64_t session_bytes;   /* one worker's arena; after prepare */
+    uint64_t flops;           /* one forward */
+} pg_model_info;
+const pg_model_info *pg_model_get_info(const pg_model *model);
+
+/* The executable operators in order of execution, for `inspect`; valid as long as the model. */
+int pg_model_op_count(const pg_model *model);
+const struct pg_op *pg_model_op(const pg_model *model, int index);
+
+/* `gap`: which convolutions record GAP_c in forward, [n_convs], NULL: none. `backward`: false when
+ * only forward will run (calibrate), which needs less memory. Once per model. */
+pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag);
+
+/* Destroys and nulls; accepts NULL and half-built. Sessions must be gone. */
+void pg_model_destroy(pg_model **model);
+
+#endif

@@ -1,0 +1,73 @@
+/* What can be chosen about an explanation: plain structs that daemon/config.def fills and the
+ * pipeline reads. Strings are borrowed from the configuration, which outlives their users.
+ * Names, defaults and units are those of conf/parchgradd.yaml. */
+#ifndef PG_PIPELINE_OPTIONS_H
+#define PG_PIPELINE_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct pg_string_list {
+    const char *const *items;
+    int count;
+} pg_string_list;
+
+/* model.input: torchvision's preprocessing. value = (pixel * scale - mean) / std per channel. */
+typedef struct pg_input_options {
+    float mean[3], std[3];
+    float scale;        /* 1/255 */
+    bool bgr;           /* layout: the network wants B,G,R */
+    int64_t height, width; /* size: what the network takes; 0: what the file says */
+    int64_t resize;     /* shorter side is resized to this first; 0: straight to the crop size */
+    bool crop;          /* centre crop after resize; false: squeeze to the input size */
+} pg_input_options;
+
+typedef enum pg_reduce { PG_REDUCE_MEAN_ABS, PG_REDUCE_MAX_ABS, PG_REDUCE_SUM_ABS, PG_REDUCE_SUM } pg_reduce;
+typedef enum pg_select {
+    PG_SELECT_CLASS,
+    PG_SELECT_INSTANCE,
+    PG_SELECT_LIST,
+    PG_SELECT_RANDOM,
+    PG_SELECT_NONE
+} pg_select;
+typedef enum pg_conserve { PG_CONSERVE_APPROX, PG_CONSERVE_EXACT, PG_CONSERVE_OFF } pg_conserve;
+
+/* `parchgrad.list` entry: the kept channels of the convolutions whose name matches. */
+typedef struct pg_channel_list {
+    const char *layer; /* name or glob */
+    const int64_t *channels;
+    int count;
+} pg_channel_list;
+
+typedef struct pg_prune_options {
+    pg_select select;
+    bool use_level;      /* level instead of quantile */
+    double quantile, level;
+    double gamma;        /* INFINITY by default */
+    pg_conserve conserve;
+    /* layers: exactly one of default, a ratio, a list of names or globs */
+    bool layers_default;
+    double layers_ratio; /* negative: not a ratio */
+    pg_string_list layers;
+    const pg_channel_list *lists; /* select: list */
+    int n_lists;
+    uint64_t seed;       /* select: random */
+    const char *stats_path; /* NULL or "": none */
+} pg_prune_options;
+
+typedef struct pg_explain_options {
+    const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
+    int threads;
+    pg_input_options input;
+    const char *method;  /* row of saliency.def: "parchgrad", "gradient", "inputgrad" */
+    const char *target;  /* "top1", a class index or a class name */
+    pg_reduce reduce;
+    pg_prune_options prune;
+    int top;             /* how many classes a result lists */
+    double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
+    double percentile;   /* the overlay's full colour, 99.5 */
+    uint64_t max_pixels; /* of an encoded picture, width x height */
+    uint64_t max_file_bytes;
+} pg_explain_options;
+
+#endif

@@ -1,0 +1,45 @@
+/* A session: one worker's memory for one prepared model. Forward and backward run in it; nothing is
+ * allocated after create. Belongs to one thread at a time. */
+#ifndef PG_PIPELINE_SESSION_H
+#define PG_PIPELINE_SESSION_H
+
+#include "kernels/op_conv.h"
+#include "pipeline/model.h"
+
+typedef struct pg_session pg_session;
+
+/* The model is borrowed and must outlive the session. Sets the calling thread's OpenMP team size. */
+pg_err pg_session_create(const pg_model *model, pg_session **out, pg_diag *diag);
+
+/* Destroys and nulls; accepts NULL. */
+void pg_session_destroy(pg_session **session);
+
+/* Where the caller writes the network's input before forward: `layout` says in which order. The
+ * buffer stays valid and keeps its contents until the next write by the caller (methods multiply
+ * by it after backward). */
+float *pg_session_input(pg_session *session, pg_layout *layout);
+
+/* Runs the network on the input buffer. PG_EFAIL: a library call failed. */
+pg_err pg_session_forward(pg_session *session, pg_diag *diag);
+
+/* The logits of the last forward, [classes]. */
+const float *pg_session_logits(const pg_session *session);
+
+/* Runs backward from d_logits = seed [classes] to the input. `prune`: one entry per convolution
+ * [n_convs], NULL for the plain gradient. May be called repeatedly after one forward. */
+pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                           pg_diag *diag);
+
+/* The gradient of the last backward in the input's own layout and shape. */
+const float *pg_session_d_input(const pg_session *session);
+
+/* GAP_c of one convolution after forward, [channels]; NULL if prepare did not ask for it. */
+const float *pg_session_gap(const pg_session *session, int conv);
+
+/* Nanoseconds spent per operator (indices of pg_model_op) in all calls since create or the last
+ * reset, filled by forward and backward when a clock has been given; for `bench`. */
+void pg_session_profile(pg_session *session, uint64_t (*now_ns)(void));
+void pg_session_profile_get(const pg_session *session, int op, uint64_t *forward_ns,
+                            uint64_t *backward_ns);
+
+#endif
