@@ -1,0 +1,45 @@
+/* Loops over [positions, channels] arrays in channels-last order: the per-channel and per-position
+ * work around a convolution. Rows are contiguous, so every loop streams once through memory.
+ *
+ * All of them use the calling thread's OpenMP team, and none gives a result that depends on the
+ * size of that team. Sums are accumulated in double.
+ */
+#ifndef PG_KERNELS_CHANNEL_OPS_H
+#define PG_KERNELS_CHANNEL_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/op_conv.h"
+
+/* The open interval of outputs where an activation's derivative is 1, which is also what it clamps
+ * to: (-inf, inf) for none, (0, inf) for ReLU, (lo, hi) for Clip. */
+typedef struct pg_act_range {
+    float lo, hi;
+} pg_act_range;
+
+/* out[p,c] = scale[c] * x[p,c] + shift[c]; shift NULL: none. out may be x. */
+void pg_channel_affine(int64_t positions, int64_t channels, const float *x, const float *scale,
+                       const float *shift, float *out);
+
+/* out[p,c] = d_dst[p,c] where lo < dst[p,c] < hi, else 0: the gradient through the activation, with
+ * derivative 0 on both edges as in torch's relu6. out may be d_dst. */
+void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d_dst,
+                             const float *dst, pg_act_range act, float *out);
+
+/* s_high[p] = sum over c of w_high[c] g[p,c], and the same for s_low. */
+void pg_channel_group_sums(int64_t positions, int64_t channels, const float *g,
+                           const double *w_high, const double *w_low, double *s_high,
+                           double *s_low);
+
+/* Moments of two maps of `positions` values (two passes, so that a large mean costs nothing). */
+void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
+                        pg_group_moments *out);
+
+/* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), and y is clamped to `act` in the
+ * same pass. `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
+size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);
+void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *shift,
+                    const float *inverse, pg_act_range act, void *scratch, float *gap);
+
+#endif

@@ -1,0 +1,331 @@
+/* oneDNN is asked twice. First for channels-last input and output, which is what everything around
+ * a convolution uses; on any processor with vector units there is a good implementation for that.
+ * If the answer is the reference loop (a thousand times slower), it is asked again to choose its own
+ * layouts, and the two reorders this takes become part of the path. If that is the reference loop
+ * too, it is accepted, and its name shows in `inspect`.
+ *
+ * Weights are handed over in whatever layout the library asks for: forward and backward want
+ * different ones, so each path packs its own copy. */
+#include "kernels/conv_path.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+
+static size_t round_up(size_t bytes) {
+    return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
+}
+
+/* ---- describing ---- */
+
+/* Descriptors of one attempt, in terms of the forward direction. */
+typedef struct mds {
+    pg_md src, dst, weights, bias;
+} mds;
+
+static void free_mds(mds *m) {
+    pg_md_free(&m->src);
+    pg_md_free(&m->dst);
+    pg_md_free(&m->weights);
+    pg_md_free(&m->bias);
+}
+
+static pg_md weights_md(const pg_conv_geometry *g, bool plain) {
+    int64_t grouped[5] = {g->groups, g->out_c / g->groups, g->in_c / g->groups, g->k_h, g->k_w};
+    int64_t dense[4] = {g->out_c, g->in_c, g->k_h, g->k_w};
+    if (g->groups > 1)
+        return pg_md_create(5, grouped, plain ? dnnl_goihw : dnnl_format_tag_any);
+    return pg_md_create(4, dense, plain ? dnnl_oihw : dnnl_format_tag_any);
+}
+
+static bool make_mds(const pg_conv_path_spec *spec, dnnl_format_tag_t tag, mds *m) {
+    const pg_conv_geometry *g = spec->geometry;
+    int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
+    *m = (mds){.src = pg_md_create(4, src, tag),
+               .dst = pg_md_create(4, dst, tag),
+               .weights = weights_md(g, false),
+               .bias = spec->bias ? pg_md_create(1, &g->out_c, dnnl_a) : NULL};
+    if (m->src && m->dst && m->weights && (!spec->bias || m->bias))
+        return true;
+    free_mds(m);
+    return false;
+}
+
+/* Describes the path with `tag` for input and output. A backward description wants the forward one
+ * as a hint. */
+static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t tag,
+                              dnnl_primitive_desc_t *out) {
+    const pg_dnnl_conv *conv = &spec->geometry->dnnl;
+    dnnl_primitive_attr_t attr = NULL;
+    mds m = {0};
+    *out = NULL;
+    if (!make_mds(spec, tag, &m))
+        return dnnl_out_of_memory;
+    dnnl_status_t status =
+        pg_dnnl_attr(spec->backward ? PG_ACT_NONE : spec->act, spec->lo, spec->hi, &attr);
+    if (!status && !spec->backward)
+        status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
+    if (!status && spec->backward) {
+        dnnl_primitive_desc_t hint = NULL;
+        status = pg_dnnl_conv_forward(conv, m.src, m.weights, NULL, m.dst, attr, &hint);
+        if (!status)
+            status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
+        if (hint)
+            dnnl_primitive_desc_destroy(hint);
+    }
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    free_mds(&m);
+    return status;
+}
+
+static const char *impl_of(const_dnnl_primitive_desc_t pd) {
+    const char *name = NULL;
+    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name) || name == NULL)
+        return "unknown";
+    return name;
+}
+
+static bool is_slow(const_dnnl_primitive_desc_t pd) { return strstr(impl_of(pd), "ref") != NULL; }
+
+static dnnl_status_t choose(const pg_conv_path_spec *spec, dnnl_primitive_desc_t *out) {
+    dnnl_primitive_desc_t ours = NULL, theirs = NULL;
+    dnnl_status_t status = describe(spec, dnnl_nhwc, &ours);
+    if (!status && !is_slow(ours)) {
+        *out = ours;
+        return status;
+    }
+    dnnl_status_t second = describe(spec, dnnl_format_tag_any, &theirs);
+    if (!second && (status || !is_slow(theirs))) {
+        if (ours)
+            dnnl_primitive_desc_destroy(ours);
+        *out = theirs;
+        return second;
+    }
+    if (theirs)
+        dnnl_primitive_desc_destroy(theirs);
+    *out = ours;
+    return status;
+}
+
+/* ---- making ---- */
+
+/* Float-to-float reorders need no scratch memory, so the default attributes do. */
+static dnnl_status_t make_reorder(pg_const_md from, pg_const_md to, dnnl_primitive_t *out) {
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_engine_t engine = pg_dnnl_engine();
+    dnnl_status_t status = dnnl_reorder_primitive_desc_create(&pd, from, engine, to, engine, NULL);
+    if (!status)
+        status = dnnl_primitive_create(out, pd);
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+/* Runs `reorder` once between two arrays. Both descriptors outlive the call. */
+static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md, const float *from,
+                                  pg_const_md to_md, float *to) {
+    dnnl_stream_t stream = NULL;
+    dnnl_memory_t src = NULL, dst = NULL;
+    dnnl_engine_t engine = pg_dnnl_engine();
+    dnnl_status_t status = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
+    if (!status)
+        status = dnnl_memory_create(&src, from_md, engine, (void *)from);
+    if (!status)
+        status = dnnl_memory_create(&dst, to_md, engine, to);
+    if (!status) {
+        dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
+        status = dnnl_primitive_execute(reorder, stream, 2, args);
+    }
+    if (!status)
+        status = dnnl_stream_wait(stream);
+    if (src)
+        dnnl_memory_destroy(src);
+    if (dst)
+        dnnl_memory_destroy(dst);
+    if (stream)
+        dnnl_stream_destroy(stream);
+    return status;
+}
+
+static dnnl_status_t pack_weights(const pg_conv_path_spec *spec, pg_conv_path *path) {
+    pg_md plain = weights_md(spec->geometry, true);
+    path->weight_bytes = dnnl_memory_desc_get_size(path->weights_md);
+    path->weights = pg_malloc(path->weight_bytes);
+    dnnl_primitive_t reorder = NULL;
+    dnnl_status_t status = plain && path->weights ? dnnl_success : dnnl_out_of_memory;
+    if (!status)
+        status = make_reorder(plain, path->weights_md, &reorder);
+    if (!status)
+        status = reorder_once(reorder, plain, spec->weights, path->weights_md, path->weights);
+    if (reorder)
+        dnnl_primitive_destroy(reorder);
+    pg_md_free(&plain);
+    if (status || !spec->bias || spec->backward)
+        return status;
+    size_t bytes = (size_t)spec->geometry->out_c * sizeof(float);
+    path->bias = pg_malloc(bytes);
+    path->bias_md = pg_md_create(1, &spec->geometry->out_c, dnnl_a);
+    if (!path->bias || !path->bias_md)
+        return dnnl_out_of_memory;
+    memcpy(path->bias, spec->bias, bytes);
+    path->weight_bytes += bytes;
+    return dnnl_success;
+}
+
+static dnnl_status_t copy_descriptors(const pg_conv_path_spec *spec, dnnl_primitive_desc_t pd,
+                                      pg_conv_path *path) {
+    const pg_conv_geometry *g = spec->geometry;
+    int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
+    bool back = spec->backward;
+    path->backward = back;
+    path->our_in = pg_md_create(4, back ? dst : src, dnnl_nhwc);
+    path->our_out = pg_md_create(4, back ? src : dst, dnnl_nhwc);
+    path->in = pg_md_clone(
+        dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_dst_md : dnnl_query_src_md, 0));
+    path->out = pg_md_clone(
+        dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_src_md : dnnl_query_dst_md, 0));
+    path->weights_md = pg_md_clone(dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
+    path->scratchpad_md =
+        pg_md_clone(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
+    bool all = path->our_in && path->our_out && path->in && path->out && path->weights_md &&
+               path->scratchpad_md;
+    return all ? dnnl_success : dnnl_out_of_memory;
+}
+
+static dnnl_status_t make_reorders(pg_conv_path *path) {
+    dnnl_status_t status = dnnl_success;
+    if (!dnnl_memory_desc_equal(path->our_in, path->in)) {
+        path->in_bytes = round_up(dnnl_memory_desc_get_size(path->in));
+        status = make_reorder(path->our_in, path->in, &path->reorder_in);
+    }
+    if (!status && !dnnl_memory_desc_equal(path->our_out, path->out)) {
+        path->out_bytes = round_up(dnnl_memory_desc_get_size(path->out));
+        status = make_reorder(path->out, path->our_out, &path->reorder_out);
+    }
+    path->scratch_bytes = path->in_bytes + path->out_bytes +
+                          round_up(dnnl_memory_desc_get_size(path->scratchpad_md));
+    return status;
+}
+
+pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
+    if (pg_dnnl_engine() == NULL)
+        return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
+                       DNNL_VERSION_MAJOR, dnnl_version()->major);
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t status = choose(spec, &pd);
+    if (!status)
+        status = copy_descriptors(spec, pd, path);
+    if (!status)
+        status = dnnl_primitive_create(&path->primitive, pd);
+    if (!status)
+        status = make_reorders(path);
+    if (!status)
+        status = pack_weights(spec, path);
+    if (!status)
+        snprintf(path->impl, sizeof path->impl, "%s%s", impl_of(pd),
+                 path->in_bytes || path->out_bytes ? "+reorder" : "");
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    if (status)
+        pg_conv_path_free(path);
+    return pg_dnnl_check(status, spec->backward ? "convolution, backward" : "convolution", diag);
+}
+
+void pg_conv_path_free(pg_conv_path *path) {
+    dnnl_primitive_t *primitives[] = {&path->primitive, &path->reorder_in, &path->reorder_out};
+    for (int i = 0; i < 3; i++)
+        if (*primitives[i])
+            dnnl_primitive_destroy(*primitives[i]);
+    pg_md *descriptors[] = {&path->our_in,     &path->our_out, &path->in,           &path->out,
+                            &path->weights_md, &path->bias_md, &path->scratchpad_md};
+    for (int i = 0; i < 7; i++)
+        pg_md_free(descriptors[i]);
+    pg_free(path->weights);
+    pg_free(path->bias);
+    memset(path, 0, sizeof *path);
+}
+
+/* ---- running ---- */
+
+static void add_arg(pg_conv_run *run, int id, dnnl_memory_t memory) {
+    pg_assert(run->n_args < PG_CONV_RUN_ARGS);
+    run->args[run->n_args++] = (dnnl_exec_arg_t){id, memory};
+}
+
+static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, float *out,
+                                   char *scratch, pg_conv_run *run) {
+    struct {
+        bool wanted;
+        pg_const_md md;
+        void *data;
+        dnnl_memory_t *memory;
+    } list[] = {
+        {true, path->our_in, (void *)in, &run->our_in},
+        {true, path->our_out, out, &run->our_out},
+        {true, path->weights_md, path->weights, &run->weights},
+        {path->bias, path->bias_md, path->bias, &run->bias},
+        {path->in_bytes, path->in, scratch, &run->in},
+        {path->out_bytes, path->out, scratch + path->in_bytes, &run->out},
+        {dnnl_memory_desc_get_size(path->scratchpad_md), path->scratchpad_md,
+         scratch + path->in_bytes + path->out_bytes, &run->scratchpad},
+    };
+    dnnl_status_t status = dnnl_success;
+    for (size_t i = 0; !status && i < sizeof list / sizeof list[0]; i++)
+        if (list[i].wanted)
+            status =
+                dnnl_memory_create(list[i].memory, list[i].md, pg_dnnl_engine(), list[i].data);
+    return status;
+}
+
+pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
+                        pg_conv_run *run, pg_diag *diag) {
+    dnnl_status_t status =
+        dnnl_stream_create(&run->stream, pg_dnnl_engine(), dnnl_stream_default_flags);
+    if (!status)
+        status = make_memories(path, in, out, scratch, run);
+    if (status) {
+        pg_conv_run_free(run);
+        return pg_dnnl_check(status, "convolution", diag);
+    }
+    add_arg(run, path->backward ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC, run->in ? run->in : run->our_in);
+    add_arg(run, path->backward ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST,
+            run->out ? run->out : run->our_out);
+    add_arg(run, DNNL_ARG_WEIGHTS, run->weights);
+    if (run->bias)
+        add_arg(run, DNNL_ARG_BIAS, run->bias);
+    if (run->scratchpad)
+        add_arg(run, DNNL_ARG_SCRATCHPAD, run->scratchpad);
+    return PG_OK;
+}
+
+void pg_conv_run_free(pg_conv_run *run) {
+    dnnl_memory_t *memories[] = {&run->our_in,  &run->our_out, &run->in,        &run->out,
+                                 &run->weights, &run->bias,    &run->scratchpad};
+    for (int i = 0; i < 7; i++)
+        if (*memories[i])
+            dnnl_memory_destroy(*memories[i]);
+    if (run->stream)
+        dnnl_stream_destroy(run->stream);
+    memset(run, 0, sizeof *run);
+}
+
+static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, dnnl_memory_t from,
+                             dnnl_memory_t to) {
+    dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    return dnnl_primitive_execute(primitive, stream, 2, args);
+}
+
+pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
+    dnnl_status_t status = dnnl_success;
+    if (path->reorder_in)
+        status = reorder(path->reorder_in, run->stream, run->our_in, run->in);
+    if (!status)
+        status = dnnl_primitive_execute(path->primitive, run->stream, run->n_args, run->args);
+    if (!status && path->reorder_out)
+        status = reorder(path->reorder_out, run->stream, run->out, run->our_out);
+    if (!status)
+        status = dnnl_stream_wait(run->stream);
+    return pg_dnnl_check(status, "convolution", NULL);
+}

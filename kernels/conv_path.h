@@ -1,0 +1,69 @@
+/* One direction of a convolution as oneDNN runs it, hidden from the operator that uses it: input
+ * and output are channels-last float arrays, whatever layouts the library prefers inside.
+ *
+ * A path is made once per model (packed weights, primitives) and shared; a run holds one session's
+ * library handles on fixed pointers, so that running allocates nothing.
+ */
+#ifndef PG_KERNELS_CONV_PATH_H
+#define PG_KERNELS_CONV_PATH_H
+
+#include "kernels/dnnl_compat.h"
+
+/* Batch 1, two spatial axes (a 1-D convolution has in_h = out_h = k_h = 1). */
+typedef struct pg_conv_geometry {
+    int64_t groups, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w;
+    pg_dnnl_conv dnnl;
+} pg_conv_geometry;
+
+enum { PG_CONV_IMPL_MAX = 80 };
+
+/* Zero-initialise. Private but for the three numbers and the name. */
+typedef struct pg_conv_path {
+    size_t scratch_bytes; /* a run needs */
+    size_t weight_bytes;
+    char impl[PG_CONV_IMPL_MAX]; /* oneDNN's name of the implementation, "+reorder" where the
+                                    library wanted other layouts than ours */
+    bool backward;
+    dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
+    pg_md our_in, our_out, in, out, weights_md, bias_md, scratchpad_md;
+    float *weights;
+    float *bias; /* NULL: none */
+    size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
+} pg_conv_path;
+
+/* What a path computes. Forward: dst = act(conv(src, weights) + bias); backward: d_src from d_dst,
+ * bias and act ignored. weights: [out_c, in_c / groups, k_h, k_w], bias: [out_c] or NULL; both are
+ * copied. */
+typedef struct pg_conv_path_spec {
+    const pg_conv_geometry *geometry;
+    bool backward;
+    const float *weights, *bias;
+    pg_act act;
+    float lo, hi;
+} pg_conv_path_spec;
+
+/* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
+ * failure *path is free and diag says why. */
+pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag);
+void pg_conv_path_free(pg_conv_path *path); /* and zeroes */
+
+enum { PG_CONV_RUN_ARGS = 6 };
+
+/* Zero-initialise; private. */
+typedef struct pg_conv_run {
+    dnnl_stream_t stream;
+    dnnl_memory_t our_in, our_out, in, out, weights, bias, scratchpad;
+    dnnl_exec_arg_t args[PG_CONV_RUN_ARGS];
+    int n_args;
+} pg_conv_run;
+
+/* Handles on `in`, `out` and `scratch` (scratch_bytes, aligned to PG_MEM_ALIGN), which must outlive
+ * the run. On failure *run is free. */
+pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
+                        pg_conv_run *run, pg_diag *diag);
+void pg_conv_run_free(pg_conv_run *run); /* and zeroes */
+
+/* Computes *out from *in. */
+pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);
+
+#endif

@@ -1,0 +1,165 @@
+#include "kernels/dnnl_compat.h"
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+
+static dnnl_engine_t engine;
+static pthread_once_t engine_once = PTHREAD_ONCE_INIT;
+
+static void make_engine(void) {
+    /* A newer library behind the same name would read our structs differently. */
+    if (dnnl_version()->major != DNNL_VERSION_MAJOR ||
+        dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
+        engine = NULL;
+}
+
+dnnl_engine_t pg_dnnl_engine(void) {
+    pthread_once(&engine_once, make_engine);
+    return engine;
+}
+
+static const char *status_text(dnnl_status_t status) {
+    switch (status) {
+    case dnnl_out_of_memory:
+        return "out of memory";
+    case dnnl_invalid_arguments:
+        return "invalid arguments";
+    case dnnl_unimplemented:
+        return "not implemented by oneDNN";
+    case dnnl_runtime_error:
+        return "run-time error in oneDNN";
+    default:
+        return "oneDNN failed";
+    }
+}
+
+pg_err pg_dnnl_check(dnnl_status_t status, const char *what, pg_diag *diag) {
+    if (status == dnnl_success)
+        return PG_OK;
+    return pg_fail(diag, status == dnnl_out_of_memory ? PG_ENOMEM : PG_EFAIL, "%s: %s", what,
+                   status_text(status));
+}
+
+/* dnnl_dims_t has twelve elements and the library's prototypes say so: a shorter array would be
+ * right but warns. */
+static void copy_dims(dnnl_dims_t out, int n_dims, const int64_t *dims) {
+    memset(out, 0, sizeof(dnnl_dims_t));
+    memcpy(out, dims, (size_t)n_dims * sizeof dims[0]);
+}
+
+dnnl_status_t pg_dnnl_attr(pg_act act, float lo, float hi, dnnl_primitive_attr_t *out) {
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t status = dnnl_primitive_attr_create(&attr);
+    if (!status)
+        status = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (!status && act != PG_ACT_NONE) {
+        bool clip = act == PG_ACT_CLIP;
+        dnnl_alg_kind_t alg = clip ? dnnl_eltwise_clip : dnnl_eltwise_relu;
+        float a = clip ? fmaxf(lo, -FLT_MAX) : 0.0f, b = clip ? fminf(hi, FLT_MAX) : 0.0f;
+        status = dnnl_post_ops_create(&ops);
+        if (!status)
+#if DNNL_VERSION_MAJOR >= 3
+            status = dnnl_post_ops_append_eltwise(ops, alg, a, b);
+#else
+            status = dnnl_post_ops_append_eltwise(ops, 1.0f, alg, a, b);
+#endif
+        if (!status)
+            status = dnnl_primitive_attr_set_post_ops(attr, ops);
+        dnnl_post_ops_destroy(ops);
+    }
+    if (status) {
+        dnnl_primitive_attr_destroy(attr);
+        attr = NULL;
+    }
+    *out = attr;
+    return status;
+}
+
+#if DNNL_VERSION_MAJOR >= 3
+
+pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag) {
+    dnnl_dims_t padded;
+    copy_dims(padded, n_dims, dims);
+    pg_md md = NULL;
+    return dnnl_memory_desc_create_with_tag(&md, n_dims, padded, dnnl_f32, tag) ? NULL : md;
+}
+
+pg_md pg_md_clone(pg_const_md md) {
+    pg_md copy = NULL;
+    return dnnl_memory_desc_clone(&copy, md) ? NULL : copy;
+}
+
+void pg_md_free(pg_md *md) {
+    if (*md)
+        dnnl_memory_desc_destroy(*md);
+    *md = NULL;
+}
+
+dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, pg_const_md src, pg_const_md weights,
+                                   pg_const_md bias, pg_const_md dst,
+                                   const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
+    return dnnl_convolution_forward_primitive_desc_create(
+        out, pg_dnnl_engine(), dnnl_forward_inference, dnnl_convolution_direct, src, weights, bias,
+        dst, conv->strides, conv->dilates, conv->pad_begin, conv->pad_end, attr);
+}
+
+dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
+                                    pg_const_md weights, pg_const_md d_dst,
+                                    const_dnnl_primitive_desc_t forward,
+                                    const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
+    return dnnl_convolution_backward_data_primitive_desc_create(
+        out, pg_dnnl_engine(), dnnl_convolution_direct, d_src, weights, d_dst, conv->strides,
+        conv->dilates, conv->pad_begin, conv->pad_end, forward, attr);
+}
+
+#else
+
+pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag) {
+    dnnl_dims_t padded;
+    copy_dims(padded, n_dims, dims);
+    pg_md md = pg_malloc(sizeof *md);
+    if (md && dnnl_memory_desc_init_by_tag(md, n_dims, padded, dnnl_f32, tag))
+        pg_md_free(&md);
+    return md;
+}
+
+pg_md pg_md_clone(pg_const_md md) {
+    pg_md copy = pg_malloc(sizeof *copy);
+    if (copy)
+        *copy = *md;
+    return copy;
+}
+
+void pg_md_free(pg_md *md) {
+    pg_free(*md);
+    *md = NULL;
+}
+
+dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, pg_const_md src, pg_const_md weights,
+                                   pg_const_md bias, pg_const_md dst,
+                                   const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
+    dnnl_convolution_desc_t desc;
+    dnnl_status_t status = dnnl_dilated_convolution_forward_desc_init(
+        &desc, dnnl_forward_inference, dnnl_convolution_direct, src, weights, bias, dst,
+        conv->strides, conv->dilates, conv->pad_begin, conv->pad_end);
+    return status ? status : dnnl_primitive_desc_create(out, &desc, attr, pg_dnnl_engine(), NULL);
+}
+
+dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
+                                    pg_const_md weights, pg_const_md d_dst,
+                                    const_dnnl_primitive_desc_t forward,
+                                    const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
+    dnnl_convolution_desc_t desc;
+    dnnl_status_t status = dnnl_dilated_convolution_backward_data_desc_init(
+        &desc, dnnl_convolution_direct, d_src, weights, d_dst, conv->strides, conv->dilates,
+        conv->pad_begin, conv->pad_end);
+    return status ? status
+                  : dnnl_primitive_desc_create(out, &desc, attr, pg_dnnl_engine(), forward);
+}
+
+#endif

@@ -1,0 +1,412 @@
+/* Convolution: dst = act(s z + t), z = conv(x) + b.
+ *
+ * The multiplications are oneDNN's (conv_path.h). What is done here is what makes ParchGrad cheap:
+ * batch normalisation and activation disappear into the convolution, and yet its own output z can
+ * still be spoken of, because s and t are kept:
+ *
+ *   - GAP_c, the mean of ReLU(z_c), is read off y = s z + t as ReLU((y - t) / s), in the one pass
+ *     that then applies the activation;
+ *   - G_c = dL/dz_c = s_c dL/dy_c, so the two group sums weight dL/dy by s_c. Scaling a group of G
+ *     is scaling the same group of dL/dy, and the weights of backward_data already hold s.
+ *
+ * Backward: dL/dy = d_dst * act'(dst) goes to scratch, ParchGrad's factors are applied to it there
+ * (d_dst itself may be read by another consumer and stays as it is), then backward_data. With
+ * neither activation nor pruning, backward_data reads d_dst itself.
+ *
+ * Where a group is dropped altogether (scale_low == 0), apply_prune is the place to gather the kept
+ * channels and run a convolution over those alone. */
+#include "kernels/op_conv.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/channel_ops.h"
+#include "kernels/conv_geometry.h"
+#include "kernels/conv_path.h"
+#include "kernels/defect.h"
+#include "kernels/mem.h"
+
+/* Where in scratch backward keeps what, in bytes. */
+typedef struct backward_layout {
+    size_t gradient; /* float [positions, out_c]: dL/dy */
+    size_t weights;  /* double [2, out_c]: what the group sums multiply with */
+    size_t sums;     /* double [2, positions]: S_H, S_L */
+    size_t factors;  /* float [out_c] */
+    size_t path;     /* the library's */
+    size_t end;
+} backward_layout;
+
+typedef struct conv_op {
+    pg_op op;
+    pg_conv_geometry geometry;
+    const pg_const *weights, *bias; /* until prepare */
+    float *bn_scale, *bn_shift;     /* [out_c] s and t, both NULL: none absorbed */
+    pg_act act;
+    float lo, hi;
+    bool want_gap;
+    float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
+    pg_conv_path forward, backward;
+    backward_layout scratch;
+    char impl[2 * PG_CONV_IMPL_MAX + 16];
+} conv_op;
+
+typedef struct conv_state {
+    pg_conv_run forward;
+    pg_conv_run backward;         /* reads d_dst */
+    pg_conv_run backward_scratch; /* reads dL/dy in scratch */
+    float *gap;                   /* [out_c], if wanted */
+} conv_state;
+
+static int64_t positions_of(const conv_op *conv) {
+    return conv->geometry.out_h * conv->geometry.out_w;
+}
+
+static pg_act_range act_range(const conv_op *conv) {
+    if (conv->act == PG_ACT_CLIP)
+        return (pg_act_range){conv->lo, conv->hi};
+    return (pg_act_range){conv->act == PG_ACT_RELU ? 0.0f : -INFINITY, INFINITY};
+}
+
+/* ---- create ---- */
+
+static pg_err check_constant(const pg_op_def *def, int index, const char *what, pg_diag *diag) {
+    const pg_const *value = def->inputs[index].constant;
+    if (value == NULL)
+        return pg_fail(diag, PG_EMODEL,
+                       "node '%s' (%s): its %s are computed at run time; only constants are "
+                       "supported",
+                       def->node, def->type, what);
+    if (value->dtype != PG_F32)
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its %s are not floating point",
+                       def->node, def->type, what);
+    return PG_OK;
+}
+
+static pg_err check_inputs(const pg_op_def *def, pg_diag *diag) {
+    const pg_op_input *in = def->inputs;
+    if (def->n_inputs < 2 || def->n_inputs > 3 || !in[0].present || !in[1].present)
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): needs an input and weights", def->node,
+                       def->type);
+    if (in[0].constant)
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its input is a constant", def->node,
+                       def->type);
+    pg_err err = check_constant(def, 1, "weights", diag);
+    if (!err && def->n_inputs == 3 && in[2].present) {
+        err = check_constant(def, 2, "biases", diag);
+        char text[PG_SHAPE_TEXT];
+        if (!err && (in[2].shape.rank != 1 || in[1].shape.rank < 1 ||
+                     in[2].shape.dims[0] != in[1].shape.dims[0]))
+            err = pg_fail(diag, PG_EMODEL, "node '%s' (%s): the bias has the shape %s", def->node,
+                          def->type, pg_shape_text(&in[2].shape, text));
+    }
+    return err;
+}
+
+extern const pg_op_class pg_conv_class;
+
+static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    pg_conv_geometry g;
+    pg_shape dst;
+    pg_err err = check_inputs(def, diag);
+    if (!err)
+        err = pg_conv_geometry_read(def, &g, &dst, diag);
+    if (!err)
+        err = pg_op_alloc(&pg_conv_class, def, sizeof(conv_op), 1, out, diag);
+    if (err)
+        return err;
+    conv_op *conv = (conv_op *)*out;
+    conv->geometry = g;
+    conv->weights = def->inputs[1].constant;
+    conv->bias = def->n_inputs == 3 ? def->inputs[2].constant : NULL;
+    conv->op.dst[0].shape = dst;
+    conv->op.layouts = PG_LAYOUTS_CHANNELS_LAST;
+    conv->op.flops = 2 * (uint64_t)(g.out_h * g.out_w) * (uint64_t)g.out_c *
+                     (uint64_t)(g.in_c / g.groups * g.k_h * g.k_w);
+    return PG_OK;
+}
+
+static void destroy(pg_op *op) {
+    conv_op *conv = (conv_op *)op;
+    pg_conv_path_free(&conv->forward);
+    pg_conv_path_free(&conv->backward);
+    pg_free(conv->bn_scale);
+    pg_free(conv->bn_shift);
+    pg_free(conv->gap_shift);
+    pg_free(conv->gap_inverse);
+}
+
+/* ---- what the planner may ask between create and prepare ---- */
+
+bool pg_op_is_conv(const pg_op *op) { return op->cls == &pg_conv_class; }
+
+/* z = (y - t) / s is computed in float from a y rounded to 2^-24 of its size, at worst about
+ * |s z| + |t|. Up to |t| = 1000 |s| spread, that rounding is below 1e-4 of z's spread. */
+static bool recoverable(float scale, float shift, float spread) {
+    double s = fabs((double)scale);
+    return isfinite(scale) && isfinite(shift) && isfinite(spread) && spread > 0 && s > 1e-20 &&
+           s < 1e20 && fabs((double)shift) <= 1e3 * s * (double)spread;
+}
+
+bool pg_conv_absorb_batch_norm(pg_op *op, const float *scale, const float *shift,
+                               const float *spread) {
+    pg_assert(pg_op_is_conv(op));
+    conv_op *conv = (conv_op *)op;
+    int64_t channels = conv->geometry.out_c;
+    if (conv->bn_scale || conv->act != PG_ACT_NONE)
+        return false;
+    for (int64_t c = 0; c < channels; c++)
+        if (!recoverable(scale[c], shift[c], spread[c]))
+            return false;
+    size_t bytes = (size_t)channels * sizeof(float);
+    float *s = pg_malloc(bytes), *t = pg_malloc(bytes);
+    if (!s || !t) {
+        pg_free(s);
+        pg_free(t);
+        return false;
+    }
+    memcpy(s, scale, bytes);
+    memcpy(t, shift, bytes);
+    conv->bn_scale = s;
+    conv->bn_shift = t;
+    return true;
+}
+
+void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi) {
+    pg_assert(pg_op_is_conv(op));
+    conv_op *conv = (conv_op *)op;
+    pg_assert(conv->act == PG_ACT_NONE);
+    conv->act = act;
+    conv->lo = lo;
+    conv->hi = hi;
+    op->keeps_dst = act != PG_ACT_NONE;
+}
+
+void pg_conv_want_gap(pg_op *op) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->want_gap = true;
+}
+
+const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
+    const conv_state *state = io->state;
+    return pg_op_is_conv(op) && state ? state->gap : NULL;
+}
+
+/* ---- prepare ---- */
+
+/* Weights and bias with the batch normalisation inside: s W and s b + t, in double. */
+static bool fold(const conv_op *conv, float **weights, float **bias) {
+    const pg_conv_geometry *g = &conv->geometry;
+    int64_t per_channel = g->in_c / g->groups * g->k_h * g->k_w;
+    *weights = pg_malloc((size_t)(g->out_c * per_channel) * sizeof **weights);
+    *bias = pg_malloc((size_t)g->out_c * sizeof **bias);
+    if (!*weights || !*bias)
+        return false;
+    for (int64_t c = 0; c < g->out_c; c++) {
+        double s = (double)conv->bn_scale[c];
+        double b = conv->bias ? (double)conv->bias->f[c] : 0.0;
+        (*bias)[c] = (float)(s * b + (double)conv->bn_shift[c]);
+        for (int64_t i = c * per_channel; i < (c + 1) * per_channel; i++)
+            (*weights)[i] = (float)(s * (double)conv->weights->f[i]);
+    }
+    return true;
+}
+
+static pg_err make_paths(conv_op *conv, pg_diag *diag) {
+    float *weights = NULL, *bias = NULL;
+    pg_err err = PG_OK;
+    if (conv->bn_scale && !fold(conv, &weights, &bias))
+        err = pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_conv_path_spec spec = {
+        .geometry = &conv->geometry,
+        .weights = weights ? weights : conv->weights->f,
+        .bias = bias ? bias : conv->bias ? conv->bias->f : NULL,
+        .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
+        .lo = conv->lo,
+        .hi = conv->hi,
+    };
+    if (!err)
+        err = pg_conv_path_make(&spec, &conv->forward, diag);
+    spec.backward = true;
+    if (!err)
+        err = pg_conv_path_make(&spec, &conv->backward, diag);
+    pg_free(weights);
+    pg_free(bias);
+    return err;
+}
+
+static bool make_gap_constants(conv_op *conv) {
+    size_t channels = (size_t)conv->geometry.out_c;
+    conv->gap_shift = pg_calloc(channels, sizeof(float));
+    conv->gap_inverse = pg_malloc(channels * sizeof(float));
+    if (!conv->gap_shift || !conv->gap_inverse)
+        return false;
+    for (size_t c = 0; c < channels; c++) {
+        conv->gap_shift[c] = conv->bn_shift ? conv->bn_shift[c] : 0.0f;
+        conv->gap_inverse[c] = conv->bn_scale ? 1.0f / conv->bn_scale[c] : 1.0f;
+    }
+    return true;
+}
+
+static size_t take(size_t *end, size_t bytes) {
+    size_t start = *end;
+    *end += (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
+    return start;
+}
+
+static void plan_scratch(conv_op *conv) {
+    size_t positions = (size_t)positions_of(conv), channels = (size_t)conv->geometry.out_c;
+    backward_layout *s = &conv->scratch;
+    s->gradient = take(&s->end, positions * channels * sizeof(float));
+    s->weights = take(&s->end, 2 * channels * sizeof(double));
+    s->sums = take(&s->end, 2 * positions * sizeof(double));
+    s->factors = take(&s->end, channels * sizeof(float));
+    s->path = take(&s->end, conv->backward.scratch_bytes);
+
+    size_t forward = conv->forward.scratch_bytes;
+    size_t gap = pg_channel_gap_scratch(positions_of(conv), conv->geometry.out_c);
+    if (conv->want_gap && gap > forward) /* the library is done when the gap pass runs */
+        forward = gap;
+    conv->op.scratch_bytes = forward > s->end ? forward : s->end;
+}
+
+static pg_err prepare(pg_op *op, pg_diag *diag) {
+    conv_op *conv = (conv_op *)op;
+    pg_err err = make_paths(conv, diag);
+    if (!err && conv->want_gap && !make_gap_constants(conv))
+        err = pg_fail(diag, PG_ENOMEM, "out of memory");
+    conv->weights = conv->bias = NULL;
+    if (err)
+        return pg_fail_in(diag, err, "node '%s'", op->node);
+    plan_scratch(conv);
+    op->weight_bytes = conv->forward.weight_bytes + conv->backward.weight_bytes;
+    snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
+             conv->backward.impl);
+    op->impl = conv->impl;
+    return PG_OK;
+}
+
+/* ---- bind ---- */
+
+static void unbind(const pg_op *op, void **state) {
+    (void)op;
+    conv_state *s = *state;
+    if (s == NULL)
+        return;
+    pg_conv_run_free(&s->forward);
+    pg_conv_run_free(&s->backward);
+    pg_conv_run_free(&s->backward_scratch);
+    pg_free(s->gap);
+    pg_free(s);
+    *state = NULL;
+}
+
+static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *diag) {
+    const conv_op *conv = (const conv_op *)op;
+    char *scratch = io->scratch;
+    conv_state *s = pg_calloc(1, sizeof *s);
+    *state = s;
+    if (s == NULL)
+        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
+    pg_err err = PG_OK;
+    if (conv->want_gap) {
+        s->gap = pg_calloc((size_t)conv->geometry.out_c, sizeof(float));
+        if (s->gap == NULL)
+            err = pg_fail(diag, PG_ENOMEM, "out of memory");
+    }
+    if (!err)
+        err = pg_conv_run_make(&conv->forward, io->src[0], io->dst[0], scratch, &s->forward, diag);
+    if (!err && io->d_src && io->d_src[0]) {
+        char *rest = scratch + conv->scratch.path;
+        const float *gradient = (const float *)(void *)(scratch + conv->scratch.gradient);
+        err = pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward,
+                               diag);
+        if (!err)
+            err = pg_conv_run_make(&conv->backward, gradient, io->d_src[0], rest,
+                                   &s->backward_scratch, diag);
+    }
+    if (err) {
+        unbind(op, state);
+        return pg_fail_in(diag, err, "node '%s'", op->node);
+    }
+    return PG_OK;
+}
+
+/* ---- forward and backward ---- */
+
+static pg_err forward(const pg_op *op, const pg_op_io *io) {
+    const conv_op *conv = (const conv_op *)op;
+    const conv_state *state = io->state;
+    pg_err err = pg_conv_run_execute(&conv->forward, &state->forward);
+    if (!err && conv->want_gap)
+        pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], conv->gap_shift,
+                       conv->gap_inverse, act_range(conv), io->scratch, state->gap);
+    return err;
+}
+
+static void *at(const pg_op_io *io, size_t offset) { return (char *)io->scratch + offset; }
+
+/* S_H, S_L and their moments from dL/dy. */
+static void measure(const conv_op *conv, const pg_op_io *io, const float *gradient,
+                    pg_group_moments *moments) {
+    int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
+    double *high = at(io, conv->scratch.weights), *low = high + channels;
+    double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
+    bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
+    for (int64_t c = 0; c < channels; c++) {
+        double s = scaled ? (double)conv->bn_scale[c] : 1.0;
+        high[c] = io->prune->keep[c] ? s : 0.0;
+        low[c] = io->prune->keep[c] ? 0.0 : s;
+    }
+    pg_channel_group_sums(positions, channels, gradient, high, low, s_high, s_low);
+    pg_channel_moments(positions, s_high, s_low, moments);
+}
+
+/* Splits dL/dy as io->prune says. Returns the gradient to go on with: the given one where nothing
+ * is to be done, else the one in scratch. */
+static const float *apply_prune(const conv_op *conv, const pg_op_io *io, const float *gradient) {
+    const pg_conv_prune *prune = io->prune;
+    int64_t channels = conv->geometry.out_c, positions = positions_of(conv), kept = 0;
+    float *factors = at(io, conv->scratch.factors), high = 1.0f, low = 1.0f;
+    float *out = at(io, conv->scratch.gradient);
+    pg_group_moments moments;
+    for (int64_t c = 0; c < channels; c++)
+        kept += prune->keep[c] != 0;
+    measure(conv, io, gradient, &moments);
+    if (!prune->weigh(prune->user, &moments, &high, &low) || kept == channels)
+        return gradient;
+    for (int64_t c = 0; c < channels; c++)
+        factors[c] = prune->keep[c] ? high : low;
+    pg_channel_affine(positions, channels, gradient, factors, NULL, out);
+    if (pg_defect("leak"))
+        memcpy((float *)io->d_dst[0], out, (size_t)(positions * channels) * sizeof *out);
+    return out;
+}
+
+static pg_err backward(const pg_op *op, const pg_op_io *io) {
+    const conv_op *conv = (const conv_op *)op;
+    const conv_state *state = io->state;
+    if (io->d_src[0] == NULL)
+        return PG_OK;
+    const float *gradient = io->d_dst[0];
+    if (conv->act != PG_ACT_NONE) {
+        float *masked = at(io, conv->scratch.gradient);
+        pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, gradient, io->dst[0],
+                                act_range(conv), masked);
+        gradient = masked;
+    }
+    if (io->prune && io->prune->keep)
+        gradient = apply_prune(conv, io, gradient);
+    return pg_conv_run_execute(&conv->backward, gradient == io->d_dst[0] ? &state->backward
+                                                                        : &state->backward_scratch);
+}
+
+const pg_op_class pg_conv_class = {
+    .create = create,
+    .prepare = prepare,
+    .bind = bind,
+    .unbind = unbind,
+    .forward = forward,
+    .backward = backward,
+    .destroy = destroy,
+};

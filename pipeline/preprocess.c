@@ -1,0 +1,185 @@
+/* The picture is never resized as a whole: only the pixels of the crop are computed, so a picture
+ * of extreme proportions costs no more memory than its rows times the crop's width. */
+#include "pipeline/preprocess.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "pipeline/resample.h"
+
+struct pg_preprocess {
+    pg_input_options options;
+    int64_t channels, height, width;
+    float value[3][256]; /* what pixel value p becomes in channel c of the network */
+    pg_axis across, down;
+    pg_buffer rows;      /* [rows, W, 3] after the first axis */
+    uint8_t *rgb;        /* [H, W, 3] */
+    double transform[6];
+};
+
+pg_err pg_preprocess_create(const pg_input_options *options, const pg_shape *input,
+                            pg_preprocess **out, pg_diag *diag) {
+    *out = NULL;
+    pg_assert(input->rank == 4 && (input->dims[1] == 3 || input->dims[1] == 1));
+    if (!(options->scale > 0) || !isfinite(options->scale))
+        return pg_fail(diag, PG_ECONFIG, "model.input.scale must be a positive number");
+    for (int c = 0; c < 3; c++)
+        if (!(options->std[c] > 0) || !isfinite(options->std[c]) || !isfinite(options->mean[c]))
+            return pg_fail(diag, PG_ECONFIG,
+                           "model.input.mean must be finite and model.input.std positive");
+    pg_preprocess *p = pg_calloc(1, sizeof *p);
+    if (!p)
+        return pg_fail(diag, PG_ENOMEM, "no memory for preprocessing");
+    p->options = *options;
+    p->channels = input->dims[1];
+    p->height = input->dims[2];
+    p->width = input->dims[3];
+    for (int c = 0; c < 3; c++)
+        for (int v = 0; v < 256; v++)
+            p->value[c][v] = (float)(((double)v * (double)options->scale - (double)options->mean[c]) /
+                                     (double)options->std[c]);
+    p->rgb = pg_calloc((size_t)(p->height * p->width), 3);
+    if (!p->rgb) {
+        pg_preprocess_destroy(&p);
+        return pg_fail(diag, PG_ENOMEM, "no memory for preprocessing");
+    }
+    *out = p;
+    return PG_OK;
+}
+
+void pg_preprocess_destroy(pg_preprocess **preprocess) {
+    pg_preprocess *p = *preprocess;
+    if (!p)
+        return;
+    pg_axis_free(&p->across);
+    pg_axis_free(&p->down);
+    pg_buffer_free(&p->rows);
+    pg_free(p->rgb);
+    pg_free(p);
+    *preprocess = NULL;
+}
+
+/* Where CenterCrop begins: Python's round() of half the surplus, which sends halves to the even
+ * number; a picture smaller than the crop is padded, the smaller half first. */
+static int64_t crop_offset(int64_t size, int64_t crop) {
+    if (size < crop)
+        return -((crop - size) / 2);
+    int64_t surplus = size - crop, half = surplus / 2;
+    return surplus % 2 ? half + half % 2 : half;
+}
+
+static bool plan(pg_preprocess *p, int64_t w, int64_t h) {
+    int64_t sw = p->width, sh = p->height;
+    bool as_is = w == p->width && h == p->height;
+    if (!as_is && p->options.crop) {
+        int64_t side = p->options.resize;
+        if (side > 0) {
+            sw = w <= h ? side : side * w / h;
+            sh = w <= h ? side * h / w : side;
+        } else if (h * p->width <= w * p->height) { /* just cover the input */
+            sw = w * p->height / h;
+        } else {
+            sh = h * p->width / w;
+        }
+    }
+    int64_t x0 = crop_offset(sw, p->width), y0 = crop_offset(sh, p->height);
+    double a = (double)w / (double)sw, e = (double)h / (double)sh;
+    const double transform[6] = {a, 0, (double)x0 * a, 0, e, (double)y0 * e};
+    memcpy(p->transform, transform, sizeof transform);
+    return pg_axis_plan(&p->across, w, sw, x0, p->width) &&
+           pg_axis_plan(&p->down, h, sh, y0, p->height);
+}
+
+static void normalise(const pg_preprocess *p, float *dst, pg_layout layout) {
+    int64_t area = p->height * p->width;
+    const uint8_t *rgb = p->rgb;
+    if (p->channels == 1) {
+        for (int64_t i = 0; i < area; i++, rgb += 3) /* ITU-R 601 as PIL computes it */
+            dst[i] = p->value[0][(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
+        return;
+    }
+    int64_t pixel = layout == PG_PLAIN ? 1 : 3, plane = layout == PG_PLAIN ? area : 1;
+    for (int c = 0; c < 3; c++) {
+        const float *value = p->value[c];
+        const uint8_t *from = rgb + (p->options.bgr ? 2 - c : c);
+        for (int64_t i = 0; i < area; i++)
+            dst[c * plane + i * pixel] = value[from[3 * i]];
+    }
+}
+
+pg_drop pg_preprocess_picture(pg_preprocess *p, const pg_picture *picture, float *dst,
+                              pg_layout layout, pg_diag *diag) {
+    int64_t begin = 0, end = 0;
+    if (!plan(p, picture->width, picture->height)) {
+        pg_fail(diag, PG_ENOMEM, "no memory to resize the picture");
+        return PG_DROP_INFER_ERROR;
+    }
+    pg_axis_range(&p->down, &begin, &end);
+    if (!pg_buffer_reserve(&p->rows, (size_t)((end - begin) * p->width * 3))) {
+        pg_fail(diag, PG_ENOMEM, "no memory to resize the picture");
+        return PG_DROP_INFER_ERROR;
+    }
+    pg_resample_rows(&p->across, picture->data + begin * picture->stride, picture->stride,
+                     picture->channels, picture->bgr, end - begin, p->rows.data);
+    pg_resample_columns(&p->down, p->rows.data, begin, p->width * 3, p->rgb);
+    normalise(p, dst, layout);
+    return PG_DROP_NONE;
+}
+
+/* Back to a pixel, for the overlay of frames that never were a picture here. */
+static uint8_t denormalise(const pg_preprocess *p, int channel, float value) {
+    const pg_input_options *o = &p->options;
+    double v = ((double)value * (double)o->std[channel] + (double)o->mean[channel]) / (double)o->scale;
+    return (uint8_t)(v <= 0 ? 0 : v >= 255 ? 255 : v + 0.5);
+}
+
+static pg_drop check_tensor(const pg_preprocess *p, const pg_frame *frame, pg_diag *diag) {
+    uint64_t bytes = (uint64_t)(p->channels * p->height * p->width) * sizeof(float);
+    bool packed = frame->stride == 0 || frame->stride == p->width * (int64_t)sizeof(float);
+    if (frame->width == p->width && frame->height == p->height && packed &&
+        frame->pixels.size == bytes)
+        return PG_DROP_NONE;
+    pg_fail(diag, PG_EINPUT,
+            "f32chw of %" PRId64 " x %" PRId64 " in %zu bytes; the model takes %" PRId64
+            " x %" PRId64 " with %" PRId64 " channels, packed: %" PRIu64 " bytes",
+            frame->width, frame->height, frame->pixels.size, p->width, p->height, p->channels,
+            bytes);
+    return PG_DROP_BAD_SHAPE;
+}
+
+pg_drop pg_preprocess_tensor(pg_preprocess *p, const pg_frame *frame, float *dst, pg_layout layout,
+                             pg_diag *diag) {
+    pg_drop reason = check_tensor(p, frame, diag);
+    if (reason)
+        return reason;
+    int64_t area = p->height * p->width;
+    int64_t pixel = layout == PG_PLAIN ? 1 : p->channels, plane = layout == PG_PLAIN ? area : 1;
+    for (int c = 0; c < p->channels; c++) {
+        const uint8_t *src = frame->pixels.data + (size_t)(c * area) * sizeof(float);
+        int rgb = p->options.bgr ? 2 - c : c;
+        for (int64_t i = 0; i < area; i++) {
+            float value; /* the message gives no alignment */
+            memcpy(&value, src + (size_t)i * sizeof value, sizeof value);
+            if (!isfinite(value)) {
+                pg_fail(diag, PG_EINPUT, "f32chw: value %" PRId64 " is not finite", c * area + i);
+                return PG_DROP_MALFORMED;
+            }
+            dst[c * plane + i * pixel] = value;
+            if (p->channels == 1)
+                memset(p->rgb + 3 * i, denormalise(p, 0, value), 3);
+            else
+                p->rgb[3 * i + rgb] = denormalise(p, c, value);
+        }
+    }
+    static const double same[6] = {1, 0, 0, 0, 1, 0};
+    memcpy(p->transform, same, sizeof same);
+    return PG_DROP_NONE;
+}
+
+const uint8_t *pg_preprocess_rgb(pg_preprocess *p) { return p->rgb; }
+
+void pg_preprocess_transform(const pg_preprocess *p, double transform[6]) {
+    memcpy(transform, p->transform, sizeof p->transform);
+}

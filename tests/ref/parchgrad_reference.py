@@ -1,0 +1,366 @@
+"""ParchGrad, a second time: float64, torch autograd, written from the method's description alone and
+never from the C code. The tests compare the two.
+
+Every convolution of a torch module is replaced by an autograd function that computes the same
+forward, and in backward partitions the gradient that arrives at its output (the sum over all its
+consumers) before handing it to its own input. Whatever else consumes that output never sees
+the partitioned gradient.
+
+`fold=True` first merges each batch normalisation that directly follows a convolution into it, as
+torch.onnx.export does in eval mode: the convolution's own output then lies behind it.
+"""
+import copy
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+FLOOR = 1e-12  # degenerate: relative
+ALIVE = 1e-9
+
+
+# ---- the split of one gradient ----
+
+
+@dataclass
+class Split:
+    """What happened at one convolution in one backward pass."""
+    kept: int
+    total: int
+    m: float = 0.0
+    n: float = 0.0
+    beta: float = 1.0
+    share: float = math.nan
+    degenerate: bool = False
+    var_high_after: float = math.nan
+    var_low_after: float = math.nan
+
+
+def variance(s):
+    """Unbiased over the positions; with one position the square. Rounding counts as zero."""
+    n = s.numel()
+    if n == 1:
+        return float(s.item()) ** 2
+    v = float(((s - s.mean()) ** 2).sum() / (n - 1))
+    return v if v >= FLOOR * float((s ** 2).mean()) else 0.0
+
+
+def partition(g, keep, gamma, conserve):
+    """g [C,H,W], keep bool [C] -> (the new gradient, Split)."""
+    split = Split(int(keep.sum()), len(keep))
+    high, low = g[keep].sum(0), g[~keep].sum(0)
+    m, n = variance(high), variance(low)
+    split.m, split.n = m, n
+    split.share = m / (m + n) if m + n > 0 else math.nan
+    split.degenerate = True
+    if split.kept == 0 or split.kept == split.total or m + n == 0 or m / (m + n) < FLOOR:
+        return g, split
+    if math.isinf(gamma):
+        scale_high, scale_low = 1.0, 0.0
+        beta = math.sqrt((m + n) / m)
+    else:
+        if n / (m + n) < FLOOR:
+            return g, split
+        ratio = gamma * math.sqrt(n / m)
+        scale_high, scale_low = ratio, 1.0
+        beta = math.sqrt((m + n) / (m * ratio ** 2 + n))
+    if conserve == "off":
+        beta = 1.0
+    elif conserve == "exact":
+        after = variance(scale_high * high + scale_low * low)
+        if after < FLOOR * (m + n):
+            return g, split
+        beta = math.sqrt(variance(high + low) / after)
+    out = torch.empty_like(g)
+    out[keep] = g[keep] * (scale_high * beta)
+    out[~keep] = g[~keep] * (scale_low * beta)
+    split.beta, split.degenerate = beta, False
+    split.var_high_after = variance(out[keep].sum(0))
+    split.var_low_after = variance(out[~keep].sum(0))
+    return out, split
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layer, reference):
+        ctx.layer, ctx.reference, ctx.shape = layer, reference, x.shape
+        return layer.plain_forward(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        conv, ref = ctx.layer, ctx.reference
+        keep = ref.plan.get(conv.index)
+        if keep is not None:
+            split_g = []
+            for sample in g:
+                new, split = partition(sample, keep, ref.gamma, ref.conserve)
+                split_g.append(new)
+                ref.splits[conv.index] = split
+            g = torch.stack(split_g)
+        d_x = torch.nn.grad.conv2d_input(ctx.shape, conv.module.weight, g, conv.module.stride,
+                                         conv.padding, conv.module.dilation, conv.module.groups)
+        return d_x, None, None
+
+
+class _Layer:
+    """One convolution of the network."""
+
+    def __init__(self, index, name, module, reference):
+        assert module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        self.index, self.name, self.module, self.reference = index, name, module, reference
+        self.padding = module.padding
+        self.plain_forward = module.forward
+        self.z = None
+        module.forward = self.forward
+
+    def forward(self, x):
+        z = _Conv.apply(x, self, self.reference)
+        self.z = z.detach()
+        return z
+
+    def gap(self):
+        return torch.relu(self.z).mean((2, 3))
+
+
+class Reference:
+    """A float64 copy of `net` whose convolutions can be partitioned.
+
+        ref = Reference(net, fold=False)
+        logits = ref.forward(x)                     numpy [classes]
+        ref.gaps()                                  one array [C] per convolution
+        g = ref.backward(target, plan, gamma, conserve)    numpy [3,H,W]; ref.splits tells what happened
+    `plan` maps convolution numbers to boolean arrays, True for channels that are kept.
+    """
+
+    def __init__(self, net, fold=False):
+        self.net = copy.deepcopy(net).double().eval()
+        for p in self.net.parameters():
+            p.requires_grad_(False)
+        order = _execution_order(self.net)
+        if fold:
+            self.folded = _fold(order)
+        names = {m: n for n, m in self.net.named_modules()}
+        convs = [m for m, _ in order if isinstance(m, nn.Conv2d)]
+        assert len(set(map(id, convs))) == len(convs), "a convolution runs twice"
+        self.layers = [_Layer(i, names[m], m, self) for i, m in enumerate(convs)]
+        self.plan, self.gamma, self.conserve, self.splits = {}, math.inf, "approx", {}
+        self.x = self.y = None
+
+    def forward(self, x):
+        self.x = torch.as_tensor(np.asarray(x), dtype=torch.float64).reshape(1, *np.shape(x)[-3:])
+        self.x.requires_grad_(True)
+        self.y = self.net(self.x)
+        return self.y[0].detach().numpy()
+
+    def gaps(self):
+        return [layer.gap()[0].numpy() for layer in self.layers]
+
+    def backward(self, target, plan=None, gamma=math.inf, conserve="approx", seed=1.0):
+        self.plan = {i: torch.as_tensor(np.asarray(k, dtype=bool)) for i, k in (plan or {}).items()}
+        self.gamma, self.conserve, self.splits = float(gamma), conserve, {}
+        d_y = torch.zeros_like(self.y)
+        d_y[0, target] = seed
+        (g,) = torch.autograd.grad(self.y, self.x, d_y, retain_graph=True)
+        return g[0].numpy()
+
+
+class _Tap:
+    pass
+
+
+def _execution_order(net):
+    """[(module, input tensors' producer), ...] for convolutions and batch normalisations, in the
+    order they run; the producer is the convolution whose output is the module's input, if any."""
+    order, produced, alive = [], {}, []
+
+    def hook(m, inputs, out):
+        order.append((m, produced.get(id(inputs[0]))))
+        if isinstance(m, nn.Conv2d):
+            produced[id(out)] = m
+        alive.append(out)
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    handles = [m.register_forward_hook(hook) for m in net.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+    for h in handles:
+        h.remove()
+    return order
+
+
+def _fold(order):
+    """Merges y = (z - mean) / sqrt(var + eps) * weight + bias into the convolution before it."""
+    count = 0
+    for m, conv in order:
+        if not isinstance(m, nn.BatchNorm2d) or conv is None:
+            continue
+        scale = m.weight / torch.sqrt(m.running_var + m.eps)
+        bias = conv.bias if conv.bias is not None else torch.zeros_like(m.running_mean)
+        conv.bias = nn.Parameter((bias - m.running_mean) * scale + m.bias, requires_grad=False)
+        conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+        m.forward = lambda x: x
+        count += 1
+    return count
+
+
+# ---- which convolutions ----
+
+
+def choose_layers(count, layers="default"):
+    """Numbers of the selected convolutions: a ratio selects the last floor(r n), the default is the
+    later half."""
+    ratio = .5 if layers == "default" else float(layers)
+    return list(range(count - math.floor(ratio * count), count))
+
+
+# ---- which channels ----
+
+
+@dataclass
+class Choice:
+    """One layer's kept channels, and how close the decision was."""
+    keep: np.ndarray
+    order: np.ndarray = field(default=None)  # best first
+    score: np.ndarray = field(default=None)  # per channel, smaller is better
+    k: int = 0
+    all: bool = False  # the layer is left alone
+
+    def margin(self):
+        """Relative distance of the last kept and the first dropped channel's score."""
+        if self.all or self.order is None or not 0 < self.k < len(self.order):
+            return math.inf
+        a, b = self.score[self.order[self.k - 1]], self.score[self.order[self.k]]
+        if math.isinf(a) or math.isinf(b):
+            return 0.0 if a == b else math.inf
+        return abs(b - a) / max(abs(a), abs(b), 1e-300)
+
+    def swapped(self):
+        """The choice with the two channels at the boundary exchanged."""
+        keep = self.keep.copy()
+        keep[self.order[self.k - 1]] = False
+        keep[self.order[self.k]] = True
+        return keep
+
+
+class Statistics:
+    """GAP of every calibration sample: `gaps[i]` is [samples, C] for convolution i, `labels`
+    [samples]."""
+
+    def __init__(self, gaps, labels):
+        self.gaps = [np.asarray(g, dtype=np.float64) for g in gaps]
+        self.labels = np.asarray(labels)
+
+    @staticmethod
+    def measure(ref, inputs, labels):
+        rows = []
+        for x in inputs:
+            ref.forward(x)
+            rows.append(ref.gaps())
+        return Statistics([np.stack(r) for r in zip(*rows)], labels)
+
+    def alive(self, i):
+        g = self.gaps[i]
+        return g.std(0, ddof=1) > ALIVE * g.mean(0)
+
+    def welch(self, i, klass):
+        """(log p, t) per channel: is the class's mean greater than that of all others?"""
+        a, b = self.gaps[i][self.labels == klass], self.gaps[i][self.labels != klass]
+        va, vb = a.var(0, ddof=1) / len(a), b.var(0, ddof=1) / len(b)
+        with np.errstate(all="ignore"):
+            t = (a.mean(0) - b.mean(0)) / np.sqrt(va + vb)
+            df = (va + vb) ** 2 / (va ** 2 / (len(a) - 1) + vb ** 2 / (len(b) - 1))
+        usable = np.isfinite(t) & np.isfinite(df)
+        logp = np.where(a.mean(0) > b.mean(0), -np.inf, 0.0)
+        logp[usable] = log_t_tail(t[usable], df[usable])
+        return logp, np.where(np.isnan(t), -np.inf, t)
+
+    def class_wise(self, i, klass, quantile=None, level=None):
+        n = int((self.labels == klass).sum())
+        if n < 2 or len(self.labels) - n < 2:
+            return None  # cannot be tested: the caller takes the instance-wise rule
+        logp, t = self.welch(i, klass)
+        return _pick(logp, -t, self.alive(i), quantile, level)
+
+    def instance_wise(self, i, gap, quantile=None, level=None):
+        g = self.gaps[i]
+        with np.errstate(all="ignore"):
+            z = (gap - g.mean(0)) / g.std(0, ddof=1)
+        z = np.where(np.isfinite(z), z, -np.inf)
+        logp = np.array([log_normal_tail(v) for v in z])
+        # p is monotone in z: ranking by z is ranking by p, without underflow
+        return _pick(logp if level is not None else -z, -z, self.alive(i), quantile, level)
+
+
+def _pick(score, tie, alive, quantile, level):
+    order = np.lexsort((np.arange(len(score)), tie, score))
+    order = np.array([c for c in order if alive[c]], dtype=int)
+    keep = np.zeros(len(score), dtype=bool)
+    if level is not None:
+        k = int((score[order] <= math.log(level)).sum())
+    else:
+        if quantile >= 1:
+            return Choice(np.ones(len(score), dtype=bool), order, score, len(score), True)
+        k = min(max(1, math.floor(quantile * len(score))), len(order))
+    keep[order[:k]] = True
+    if k == 0:
+        return Choice(np.ones(len(score), dtype=bool), order, score, 0, True)
+    return Choice(keep, order, score, k)
+
+
+def log_normal_tail(z):
+    """log(1 - Phi(z)), also far out."""
+    if z < 10:
+        return math.log(.5 * math.erfc(z / math.sqrt(2))) if z > -37 else 0.0
+    if math.isinf(z):
+        return -math.inf
+    # asymptotic series: below 1e-10 relative from z = 10 on
+    s, term = 1.0, 1.0
+    for j in range(1, 12):
+        term *= -(2 * j - 1) / (z * z)
+        s += term
+    return -.5 * z * z - math.log(z * math.sqrt(2 * math.pi)) + math.log(s)
+
+
+def log_t_tail(t, df):
+    """log P(T > t) of Student's t, vectorised, without underflow: the incomplete beta function by
+    its continued fraction, the factor in front of it kept as a logarithm."""
+    t, df = np.broadcast_arrays(np.asarray(t, float), np.asarray(df, float))
+    x = df / (df + t * t)
+    tail = math.log(.5) + _log_betainc(df / 2, np.full(df.shape, .5), x, t * t / (df + t * t))
+    with np.errstate(divide="ignore"):
+        return np.where(t >= 0, tail, np.log1p(-np.exp(np.minimum(tail, 0))))
+
+
+def _log_betainc(a, b, x, y):
+    """log I_x(a, b), y = 1 - x given apart because it may be tiny."""
+    lgamma = np.vectorize(math.lgamma, otypes=[float])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        front = (lgamma(a + b) - lgamma(a) - lgamma(b) + np.where(x > 0, a * np.log(x), -np.inf)
+                 + np.where(y > 0, b * np.log(y), -np.inf))
+        direct = front + np.log(_beta_fraction(a, b, x)) - np.log(a)
+        other = np.log1p(-np.exp(front + np.log(_beta_fraction(b, a, y)) - np.log(b)))
+        out = np.where(x < (a + 1) / (a + b + 2), direct, other)
+    return np.where(y == 0, 0.0, out)
+
+
+def _beta_fraction(a, b, x):
+    """Lentz's evaluation of the continued fraction of the incomplete beta function."""
+    tiny = 1e-300
+    c = np.ones_like(x)
+    d = 1 - (a + b) * x / (a + 1)
+    d = 1 / np.where(np.abs(d) < tiny, tiny, d)
+    h = d.copy()
+    for m in range(1, 400):
+        step = np.ones_like(x)
+        for num in (m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+                    -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))):
+            d = 1 + num * d
+            d = 1 / np.where(np.abs(d) < tiny, tiny, d)
+            c = 1 + num / np.where(np.abs(c) < tiny, tiny, c)
+            h = h * d * c
+            step = d * c
+        if np.all(np.abs(step - 1) < 1e-15):
+            break
+    return h
