@@ -84,8 +84,8 @@ void pg_queue_give(pg_queue *queue, pg_message *message);
 pg_drop pg_queue_push(pg_queue *queue, pg_message *message, pg_drop drop, bool header_read,
                       _Atomic uint64_t *beat);
 
-/* For worker number `worker`: waits at most `timeout_ms` for a frame and a free slot. Frames that
- * are too old are dropped on the way. NULL: nothing yet, or closed and empty. */
+/* For worker number `worker`: waits at most `timeout_ms` for a frame and a free slot. A frame
+ * that is too old is dropped instead. NULL: none this time, or closed and empty. */
 pg_message *pg_queue_pop(pg_queue *queue, int worker, int timeout_ms, pg_result **slot);
 /* The slot's explanation is ready to be sent. */
 void pg_queue_finish(pg_queue *queue, pg_result *slot);
@@ -105,8 +105,11 @@ void pg_queue_done(pg_queue *queue, pg_result *slot, uint64_t age_ns);
 /* From now on new frames are dropped as draining; what is queued will still be explained. */
 void pg_queue_close(pg_queue *queue);
 bool pg_queue_is_closed(pg_queue *queue);
+/* True while no frame and no request waits for a worker. */
+bool pg_queue_is_empty(pg_queue *queue);
 /* What is still queued will not: dropped as draining. Requests stay for pg_queue_take_request. */
 void pg_queue_abandon(pg_queue *queue);
+bool pg_queue_is_abandoned(pg_queue *queue);
 /* After abandon: the next request that waits, already counted as draining, to be answered. */
 pg_message *pg_queue_take_request(pg_queue *queue);
 /* True when it is closed and nothing is queued, computing or waiting to be sent. */

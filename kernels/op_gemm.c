@@ -118,6 +118,8 @@ static pg_err create_gemm(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     if (err)
         return err;
     pg_shape dst = {2, {spec.m, spec.n}};
+    if (pg_shape_count(&dst) <= 0)
+        return mismatch(def, diag);
     return spec.b ? pg_gemm_dense_create(def, &spec, &dst, out, diag)
                   : pg_gemm_product_create(def, &spec, &dst, out, diag);
 }
@@ -173,7 +175,7 @@ static pg_err read_matmul(const pg_op_def *def, pg_gemm_spec *spec, pg_shape *ds
         dst->dims[dst->rank++] = spec->m;
     if (b->rank > 1)
         dst->dims[dst->rank++] = spec->n;
-    return PG_OK;
+    return pg_shape_count(dst) > 0 ? PG_OK : mismatch(def, diag);
 }
 
 static pg_err create_matmul(const pg_op_def *def, pg_op **out, pg_diag *diag) {

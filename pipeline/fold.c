@@ -332,7 +332,7 @@ static pg_err fold_transpose(pg_folder *folder, const pg_op_def *def, pg_const *
 static pg_err fold_gather(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag) {
     const pg_const *in = pg_fold_input(def, 0), *at = pg_fold_input(def, 1);
     int64_t attr_axis, outer = 1, inner = 1;
-    int axis;
+    int axis = 0;
     void *data;
     if (in == NULL || at == NULL || at->dtype != PG_I64)
         return missing(diag);
@@ -387,7 +387,7 @@ static pg_err concat_shape(const pg_op_def *def, int axis, pg_shape *shape, pg_d
 
 static pg_err fold_concat(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag) {
     int64_t attr_axis, outer = 1;
-    int axis;
+    int axis = 0;
     pg_shape shape;
     void *data;
     if (pg_fold_input(def, 0) == NULL)
@@ -457,7 +457,7 @@ static pg_err fold_slice(pg_folder *folder, const pg_op_def *def, pg_const *out,
     pg_desc_strides(&(pg_desc){.shape = in->shape}, strides);
     unsigned seen = 0;
     for (int64_t i = 0; i < n; i++) {
-        int axis;
+        int axis = 0;
         int64_t first;
         err = pg_fold_axis(axes != NULL ? axes[i] : i, shape.rank, &axis, diag);
         if (err != PG_OK)

@@ -368,7 +368,7 @@ static pg_err reduced_axes(const pg_op_def *def, int rank, bool reduced[PG_MAX_R
     for (int i = 0; i < PG_MAX_RANK; i++)
         reduced[i] = axes == NULL || count == 0;
     for (int64_t i = 0; err == PG_OK && axes != NULL && i < count; i++) {
-        int axis;
+        int axis = 0;
         err = pg_fold_axis(axes[i], rank, &axis, diag);
         if (err == PG_OK)
             reduced[axis] = true;

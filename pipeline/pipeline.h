@@ -41,6 +41,9 @@ const pg_explain_options *pg_explainer_options(const pg_explainer *explainer);
 const char *pg_explainer_label(const pg_explainer *explainer, int64_t klass);
 /* "top1", index or name -> class index, -1 for top1. False: unknown or out of range. */
 bool pg_explainer_parse_target(const pg_explainer *explainer, const char *text, int64_t *klass);
+/* Whether pg_pipeline_run would take this method (NULL or "": the explainer's own), so that a stream's
+ * setting can be refused at start. PG_ECONFIG: unknown, or it needs statistics that are missing. */
+pg_err pg_explainer_check_method(const pg_explainer *explainer, const char *method, pg_diag *diag);
 /* 64 hex digits of the statistics file, "" without one. */
 const char *pg_explainer_stats_sha256(const pg_explainer *explainer);
 
@@ -79,6 +82,9 @@ typedef struct pg_explanation {
     pg_top explained;
     const char *why;          /* "top1", "frame", "stream", "config" */
     const char *method;
+    const char *select;       /* the rule that chose the channels: "class", "instance", "list",
+                                 "random", "none"; "instance" under select: class means that
+                                 calibration saw too few samples of the class */
     int64_t height, width;    /* of map and attribution: the network's input size */
     const float *map;         /* [H,W], reduced and smoothed */
     double transform[6];      /* [a b c d e f]: frame x = a X + b Y + c, frame y = d X + e Y + f */

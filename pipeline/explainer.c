@@ -1,0 +1,186 @@
+#include "pipeline/explainer.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "pipeline/sha256.h"
+
+pg_err pg_explainer_open_model(const pg_explain_options *options, pg_model **out, pg_diag *diag) {
+    const pg_model_options how = {.path = options->model_path,
+                                  .output = options->output,
+                                  .height = options->input.height,
+                                  .width = options->input.width,
+                                  .threads = options->threads,
+                                  .max_file_bytes = options->max_file_bytes};
+    *out = NULL;
+    if (!options->model_path || options->model_path[0] == '\0')
+        return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");
+    pg_err err = pg_model_open(&how, out, diag);
+    if (err)
+        return err;
+    const pg_shape *input = &pg_model_get_info(*out)->input;
+    if (input->rank == 4 && input->dims[0] == 1 && (input->dims[1] == 3 || input->dims[1] == 1) &&
+        input->dims[2] <= 16384 && input->dims[3] <= 16384)
+        return PG_OK;
+    char text[PG_SHAPE_TEXT];
+    pg_fail(diag, PG_EMODEL,
+            "%s: the input has shape %s, wanted is [1,3,H,W] or [1,1,H,W] with H, W up to 16384",
+            options->model_path, pg_shape_text(input, text));
+    pg_model_destroy(out);
+    return PG_EMODEL;
+}
+
+bool pg_target_parse(const char *text, int64_t classes, const pg_labels *labels, int64_t *klass) {
+    *klass = -1;
+    if (strcmp(text, "top1") == 0)
+        return true;
+    int64_t index = 0;
+    size_t digits = strspn(text, "0123456789");
+    if (digits > 0 && digits <= 15 && text[digits] == '\0') {
+        for (size_t i = 0; i < digits; i++)
+            index = index * 10 + (text[i] - '0');
+        if (index < classes) {
+            *klass = index;
+            return true;
+        }
+    }
+    *klass = pg_labels_find(labels, text);
+    return *klass >= 0;
+}
+
+static pg_err check_numbers(const pg_explain_options *o, pg_diag *diag) {
+    const pg_prune_options *p = &o->prune;
+    if (!p->use_level && !(p->quantile > 0 && p->quantile <= 1))
+        return pg_fail(diag, PG_ECONFIG, "parchgrad.quantile must be above 0 and at most 1");
+    if (p->use_level && !(p->level > 0 && p->level <= 1))
+        return pg_fail(diag, PG_ECONFIG, "parchgrad.level must be above 0 and at most 1");
+    if (!(p->gamma > 0))
+        return pg_fail(diag, PG_ECONFIG, "parchgrad.gamma must be a positive number or inf");
+    if (o->top < 1 || o->top > PG_TOP_MAX)
+        return pg_fail(diag, PG_ECONFIG, "explain.top must be 1 to %d", PG_TOP_MAX);
+    return PG_OK;
+}
+
+static pg_err load_labels(pg_explainer *e, pg_diag *diag) {
+    const char *path = e->options->labels_path;
+    if (!path || path[0] == '\0')
+        return PG_OK;
+    return pg_labels_load(path, e->info->classes, &e->labels, diag);
+}
+
+static pg_err load_stats(pg_explainer *e, pg_diag *diag) {
+    const char *path = e->options->prune.stats_path;
+    if (!path || path[0] == '\0')
+        return PG_OK;
+    uint8_t digest[32];
+    pg_err err = pg_channel_stats_load(path, &e->stats, digest, diag);
+    if (err)
+        return err;
+    pg_sha256_hex(digest, e->stats_sha256);
+    err = pg_channel_stats_check_model(e->stats, e->info, diag);
+    return err ? pg_fail_in(diag, err, "%s", path) : PG_OK;
+}
+
+/* A trial selector answers whether pruning is possible at all; where the method in force does not
+ * prune, the answer waits for a stream that wants to. */
+static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
+    e->source = (pg_select_source){.options = &e->options->prune,
+                                   .stats = e->stats,
+                                   .convs = e->info->convs,
+                                   .n_convs = e->info->n_convs,
+                                   .layers = &e->layers};
+    pg_diag why = {""};
+    pg_selector *trial = NULL;
+    pg_err err = pg_selector_create(&e->source, &trial, &why);
+    pg_selector_destroy(&trial);
+    e->can_prune = err == PG_OK;
+    snprintf(e->cannot_prune, sizeof e->cannot_prune, "%.*s", (int)sizeof e->cannot_prune - 1,
+             why.text);
+    if (err && (e->method->prunes || err != PG_ECONFIG))
+        return pg_fail(diag, err, "%s", why.text);
+    return PG_OK;
+}
+
+static pg_err prepare(pg_explainer *e, pg_diag *diag) {
+    bool *gap = pg_calloc((size_t)e->info->n_convs + 1, sizeof *gap);
+    if (!gap)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the model");
+    if (e->can_prune && pg_select_wants_gap(e->options->prune.select))
+        for (int i = 0; i < e->layers.count; i++)
+            gap[e->layers.convs[i]] = true;
+    pg_err err = pg_model_prepare(e->model, gap, true, diag);
+    pg_free(gap);
+    return err;
+}
+
+static pg_err fill(pg_explainer *e, pg_diag *diag) {
+    const pg_explain_options *o = e->options;
+    e->method = pg_saliency_find(o->method);
+    if (!e->method)
+        return pg_fail(diag, PG_ECONFIG, "explain.method: there is no method '%s'", o->method);
+    pg_err err = check_numbers(o, diag);
+    if (err || (err = pg_explainer_open_model(o, &e->model, diag)))
+        return err;
+    e->info = pg_model_get_info(e->model);
+    if ((err = load_labels(e, diag)))
+        return err;
+    if (!pg_target_parse(o->target, e->info->classes, e->labels, &e->target))
+        return pg_fail(diag, PG_ECONFIG,
+                       "explain.target: '%s' is neither top1, nor a class index below %" PRId64
+                       ", nor a label",
+                       o->target, e->info->classes);
+    if ((err = pg_layers_choose(&o->prune, e->info->convs, e->info->n_convs, &e->layers, diag)) ||
+        (err = load_stats(e, diag)) || (err = try_pruning(e, diag)))
+        return err;
+    return prepare(e, diag);
+}
+
+pg_err pg_explainer_create(const pg_explain_options *options, pg_explainer **out, pg_diag *diag) {
+    *out = NULL;
+    pg_explainer *e = pg_calloc(1, sizeof *e);
+    if (!e)
+        return pg_fail(diag, PG_ENOMEM, "no memory for an explainer");
+    e->options = options;
+    pg_err err = fill(e, diag);
+    if (err)
+        pg_explainer_destroy(&e);
+    *out = e;
+    return err;
+}
+
+void pg_explainer_destroy(pg_explainer **explainer) {
+    pg_explainer *e = *explainer;
+    if (!e)
+        return;
+    pg_layers_free(&e->layers);
+    pg_channel_stats_destroy(&e->stats);
+    pg_labels_destroy(&e->labels);
+    pg_model_destroy(&e->model);
+    pg_free(e);
+    *explainer = NULL;
+}
+
+const pg_model *pg_explainer_model(const pg_explainer *e) { return e->model; }
+const pg_explain_options *pg_explainer_options(const pg_explainer *e) { return e->options; }
+
+const char *pg_explainer_label(const pg_explainer *e, int64_t klass) {
+    return pg_labels_name(e->labels, klass);
+}
+
+bool pg_explainer_parse_target(const pg_explainer *e, const char *text, int64_t *klass) {
+    return pg_target_parse(text, e->info->classes, e->labels, klass);
+}
+
+pg_err pg_explainer_check_method(const pg_explainer *e, const char *method, pg_diag *diag) {
+    const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : e->method;
+    if (!row)
+        return pg_fail(diag, PG_ECONFIG, "there is no method '%s'", method);
+    if (row->prunes && !e->can_prune)
+        return pg_fail(diag, PG_ECONFIG, "method '%s': %s", row->name, e->cannot_prune);
+    return PG_OK;
+}
+
+const char *pg_explainer_stats_sha256(const pg_explainer *e) { return e->stats_sha256; }

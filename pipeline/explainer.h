@@ -1,0 +1,31 @@
+/* Inside of an explainer: what one configuration generation shares between its workers. Constant
+ * after create. */
+#ifndef PG_PIPELINE_EXPLAINER_H
+#define PG_PIPELINE_EXPLAINER_H
+
+#include "pipeline/labels.h"
+#include "pipeline/pipeline.h"
+#include "pipeline/saliency.h"
+
+struct pg_explainer {
+    const pg_explain_options *options; /* borrowed */
+    pg_model *model;
+    const pg_model_info *info;
+    pg_labels *labels;        /* NULL: none */
+    pg_channel_stats *stats;  /* NULL: none */
+    char stats_sha256[65];    /* "" without */
+    pg_layers layers;
+    pg_select_source source;
+    bool can_prune;
+    char cannot_prune[512];   /* why not */
+    const pg_saliency *method;
+    int64_t target;           /* -1: top1 */
+};
+
+/* Opens the model of these options and checks that it takes pictures; shared with calibration. */
+pg_err pg_explainer_open_model(const pg_explain_options *options, pg_model **out, pg_diag *diag);
+
+/* "top1", an index or a label -> class or -1. False: unknown or out of range. */
+bool pg_target_parse(const char *text, int64_t classes, const pg_labels *labels, int64_t *klass);
+
+#endif

@@ -1,0 +1,202 @@
+#include "pipeline/map.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+
+pg_err pg_map_scratch_create(int64_t height, int64_t width, double sigma, pg_map_scratch *out,
+                             pg_diag *diag) {
+    *out = (pg_map_scratch){.height = height, .width = width};
+    if (!(sigma >= 0 && sigma <= 100))
+        return pg_fail(diag, PG_ECONFIG, "explain.smooth must be 0 to 100 pixels");
+    out->radius = sigma > 0 ? (int)(4 * sigma + 0.5) : 0;
+    out->kernel = pg_calloc((size_t)out->radius + 1, sizeof *out->kernel);
+    out->values = pg_calloc((size_t)(height * width) * 2, sizeof *out->values);
+    if (!out->kernel || !out->values) {
+        pg_map_scratch_destroy(out);
+        return pg_fail(diag, PG_ENOMEM, "no memory for a map");
+    }
+    double sum = 0;
+    for (int i = -out->radius; i <= out->radius; i++)
+        sum += sigma > 0 ? exp(-0.5 * i * i / (sigma * sigma)) : 1;
+    for (int i = 0; i <= out->radius; i++)
+        out->kernel[i] = (float)((sigma > 0 ? exp(-0.5 * i * i / (sigma * sigma)) : 1) / sum);
+    return PG_OK;
+}
+
+void pg_map_scratch_destroy(pg_map_scratch *scratch) {
+    pg_free(scratch->kernel);
+    pg_free(scratch->values);
+    *scratch = (pg_map_scratch){.height = 0};
+}
+
+void pg_map_reduce(pg_reduce reduce, const float *attribution, pg_layout layout, int64_t channels,
+                   int64_t area, float *map) {
+    int64_t pixel = layout == PG_PLAIN ? 1 : channels, plane = layout == PG_PLAIN ? area : 1;
+    for (int64_t i = 0; i < area; i++) {
+        float result = 0;
+        for (int64_t c = 0; c < channels; c++) {
+            float a = attribution[c * plane + i * pixel];
+            if (reduce == PG_REDUCE_SUM)
+                result += a;
+            else if (reduce == PG_REDUCE_MAX_ABS)
+                result = fmaxf(result, fabsf(a));
+            else
+                result += fabsf(a);
+        }
+        map[i] = reduce == PG_REDUCE_MEAN_ABS ? result / (float)channels : result;
+    }
+}
+
+/* ... c b a | a b c d | d c b ... for any distance from the line */
+static int64_t mirror(int64_t i, int64_t n) {
+    int64_t period = 2 * n;
+    i = (i % period + period) % period;
+    return i < n ? i : period - 1 - i;
+}
+
+/* One line of n values, `step` apart, from src to dst. */
+static void smooth_line(const pg_map_scratch *s, const float *src, float *dst, int64_t n,
+                        int64_t step) {
+    for (int64_t i = 0; i < n; i++) {
+        float sum = s->kernel[0] * src[i * step];
+        bool inside = i >= s->radius && i + s->radius < n;
+        for (int64_t k = 1; k <= s->radius; k++) {
+            int64_t a = inside ? i - k : mirror(i - k, n), b = inside ? i + k : mirror(i + k, n);
+            sum += s->kernel[k] * (src[a * step] + src[b * step]);
+        }
+        dst[i * step] = sum;
+    }
+}
+
+void pg_map_smooth(const pg_map_scratch *s, float *map) {
+    if (s->radius == 0)
+        return;
+    for (int64_t x = 0; x < s->width; x++)
+        smooth_line(s, map + x, s->values + x, s->height, s->width);
+    for (int64_t y = 0; y < s->height; y++)
+        smooth_line(s, s->values + y * s->width, map + y * s->width, s->width, 1);
+}
+
+bool pg_map_finite(const float *map, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(map[i]))
+            return false;
+    return true;
+}
+
+/* Bit patterns of non-negative floats order like the numbers: three rounds of counting sort, 11
+ * bits each. Values travel as float, so nothing is reinterpreted in place. */
+const float *pg_map_sort(pg_map_scratch *s, const float *map) {
+    enum { DIGITS = 2048 };
+    int64_t n = s->height * s->width, place[DIGITS];
+    float *from = s->values + n, *to = s->values;
+    for (int64_t i = 0; i < n; i++)
+        from[i] = fabsf(map[i]);
+    for (int shift = 0; shift < 33; shift += 11) {
+        memset(place, 0, sizeof place);
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t bits;
+            memcpy(&bits, &from[i], sizeof bits);
+            place[bits >> shift & (DIGITS - 1)]++;
+        }
+        int64_t sum = 0;
+        for (int d = 0; d < DIGITS; d++) {
+            int64_t count = place[d];
+            place[d] = sum;
+            sum += count;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t bits;
+            memcpy(&bits, &from[i], sizeof bits);
+            to[place[bits >> shift & (DIGITS - 1)]++] = from[i];
+        }
+        float *swap = from;
+        from = to;
+        to = swap;
+    }
+    return from;
+}
+
+double pg_map_percentile(const float *sorted, int64_t count, double p) {
+    p = p < 0 ? 0 : p > 100 ? 100 : p;
+    double at = p / 100 * (double)(count - 1);
+    int64_t low = (int64_t)at;
+    if (low >= count - 1)
+        return (double)sorted[count - 1];
+    double part = at - (double)low;
+    return (double)sorted[low] * (1 - part) + (double)sorted[low + 1] * part;
+}
+
+double pg_map_gini(const float *sorted, int64_t count) {
+    double sum = 0, weighted = 0, n = (double)count;
+    for (int64_t i = 0; i < count; i++) {
+        sum += (double)sorted[i];
+        weighted += (double)(i + 1) * (double)sorted[i];
+    }
+    return sum > 0 ? 2 * weighted / (n * sum) - (n + 1) / n : 0;
+}
+
+double pg_map_entropy(const float *map, int64_t count) {
+    double largest = 0, sum = 0, weighted = 0;
+    for (int64_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs((double)map[i]));
+    if (!(largest > 0) || count < 2)
+        return 0;
+    for (int64_t i = 0; i < count; i++) {
+        double v = fabs((double)map[i]) / largest; /* the entropy does not know the scale */
+        sum += v;
+        weighted += v > 0 ? v * log(v) : 0;
+    }
+    double entropy = (log(sum) - weighted / sum) / log((double)count);
+    return entropy < 0 ? 0 : entropy > 1 ? 1 : entropy;
+}
+
+/* How much of pixel i (from i to i + 1) lies between begin and end. */
+static double covered(int64_t i, double begin, double end) {
+    double low = fmax((double)i, begin), high = fmin((double)i + 1, end);
+    return high > low ? high - low : 0;
+}
+
+double pg_map_mass_in(const float *map, int64_t height, int64_t width, const double transform[6],
+                      const double roi[4]) {
+    double x0 = (roi[0] - transform[2]) / transform[0];
+    double x1 = (roi[0] + roi[2] - transform[2]) / transform[0];
+    double y0 = (roi[1] - transform[5]) / transform[4];
+    double y1 = (roi[1] + roi[3] - transform[5]) / transform[4];
+    double total = 0, inside = 0;
+    for (int64_t y = 0; y < height; y++) {
+        double rows = covered(y, y0, y1);
+        for (int64_t x = 0; x < width; x++) {
+            double v = fabs((double)map[y * width + x]);
+            total += v;
+            if (rows > 0)
+                inside += v * rows * covered(x, x0, x1);
+        }
+    }
+    return total > 0 ? inside / total : 0;
+}
+
+/* Blue, cyan, yellow, red: three ramps, each a quarter apart from the next. */
+static float ramp(float v, float centre) {
+    float r = 1.5f - fabsf(4 * v - centre);
+    return r < 0 ? 0 : r > 1 ? 1 : r;
+}
+
+void pg_map_overlay(const float *map, double full, const uint8_t *rgb, int64_t count,
+                    uint8_t *out) {
+    const float most = 0.7f; /* how much of the picture the hottest spot may hide */
+    float scale = full > 0 ? (float)(1 / full) : 0;
+    scale = isfinite(scale) ? scale : 0;
+    for (int64_t i = 0; i < count; i++) {
+        float v = fabsf(map[i]) * scale;
+        v = v > 1 ? 1 : v;
+        float cover = most * (v < 0.5f ? 2 * v * (1.5f - v) : 1); /* weak heat hides little */
+        const float colour[3] = {ramp(v, 3), ramp(v, 2), ramp(v, 1)};
+        for (int c = 0; c < 3; c++) {
+            float p = (1 - cover) * (float)rgb[3 * i + c] + cover * 255 * colour[c];
+            out[3 * i + c] = (uint8_t)(p + 0.5f);
+        }
+    }
+}

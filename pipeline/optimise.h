@@ -1,0 +1,14 @@
+/* Rewrites of the imported graph that change what runs but not what is computed. */
+#ifndef PG_PIPELINE_OPTIMISE_H
+#define PG_PIPELINE_OPTIMISE_H
+
+#include "pipeline/graph.h"
+
+/* Removes nodes that do not lead to the logits, folds batch normalisation and activation into the
+ * convolution before them (only where the convolution has no other reader: its own output is then
+ * nowhere needed as a value), fuses x * Sigmoid(x) and x * HardSigmoid(x), and marks which nodes
+ * and convolutions lie between input and logits. PG_EMODEL: the logits do not depend on the
+ * input. */
+pg_err pg_optimise(pg_graph *graph, pg_diag *diag);
+
+#endif

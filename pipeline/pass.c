@@ -1,0 +1,98 @@
+#include "pipeline/pass.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "kernels/mem.h"
+
+static pg_err create(const pg_model *model, const pg_select_source *source, pg_pass *pass,
+                     pg_diag *diag) {
+    const pg_model_info *info = pg_model_get_info(model);
+    pg_err err = pg_session_create(model, &pass->session, diag);
+    if (err)
+        return err;
+    pass->input = pg_session_input(pass->session, &pass->layout);
+    pass->input_count = pg_shape_count(&info->input);
+    pass->classes = info->classes;
+    pass->seed = pg_calloc((size_t)info->classes, sizeof *pass->seed);
+    if (!pass->seed)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the seed");
+    if (!source)
+        return PG_OK;
+    err = pg_selector_create(source, &pass->selector, diag);
+    if (err)
+        return err;
+    return pg_prune_create(source->options, source->convs, source->n_convs, source->layers,
+                           &pass->prune, diag);
+}
+
+pg_err pg_pass_create(const pg_model *model, const pg_prune_options *options,
+                      const pg_select_source *source, pg_clock_fn now, pg_pass *out,
+                      pg_diag *diag) {
+    *out = (pg_pass){.options = options, .now = now, .rule = "none"};
+    pg_err err = create(model, source, out, diag);
+    if (err)
+        pg_pass_destroy(out);
+    return err;
+}
+
+void pg_pass_destroy(pg_pass *pass) {
+    pg_prune_destroy(&pass->prune);
+    pg_selector_destroy(&pass->selector);
+    pg_session_destroy(&pass->session);
+    pg_free(pass->seed);
+    pass->seed = NULL;
+}
+
+void pg_pass_start(pg_pass *pass) {
+    for (int i = 0; i < PG_STAGE_COUNT; i++)
+        pass->timing_ns[i] = 0;
+    pass->mark = pass->now ? pass->now() : 0;
+}
+
+void pg_pass_mark(pg_pass *pass, pg_stage stage) {
+    uint64_t now = pass->now ? pass->now() : 0;
+    pass->timing_ns[stage] += now - pass->mark;
+    pass->mark = now;
+}
+
+pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
+    pg_err err = pg_session_forward(pass->session, diag);
+    if (err)
+        return err;
+    const float *logits = pg_session_logits(pass->session);
+    for (int64_t k = 0; k < pass->classes; k++)
+        if (!isfinite(logits[k]))
+            return pg_fail(diag, PG_EFAIL, "the logit of class %" PRId64 " is not finite", k);
+    pg_pass_mark(pass, PG_STAGE_FORWARD);
+    return PG_OK;
+}
+
+static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
+
+pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
+    const pg_conv_prune *convs = NULL;
+    pass->pruned = prune && pass->options->select != PG_SELECT_NONE;
+    pass->rule = "none";
+    if (pass->pruned) {
+        pg_assert(pass->selector && pass->prune);
+        pg_selection selection;
+        pg_selector_run(pass->selector, pass->klass, gap_of, pass->session, &selection);
+        pass->rule = selection.rule;
+        convs = pg_prune_begin(pass->prune, &selection);
+    }
+    pg_pass_mark(pass, PG_STAGE_SELECT);
+    pass->seed[pass->klass] = 1;
+    pg_err err = pg_session_backward(pass->session, pass->seed, convs, diag);
+    pass->seed[pass->klass] = 0;
+    pg_pass_mark(pass, PG_STAGE_BACKWARD);
+    return err;
+}
+
+int64_t pg_pass_argmax(const float *logits, int64_t classes) {
+    int64_t best = 0;
+    for (int64_t k = 1; k < classes; k++)
+        if (logits[k] > logits[best])
+            best = k;
+    return best;
+}

@@ -1,0 +1,284 @@
+#include "pipeline/pipeline.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "pipeline/decode.h"
+#include "pipeline/explainer.h"
+#include "pipeline/image_write.h"
+#include "pipeline/map.h"
+#include "pipeline/preprocess.h"
+
+enum { OVERLAY_QUALITY = 85 };
+
+struct pg_pipeline {
+    const pg_explainer *explainer;
+    int64_t channels, height, width;
+    pg_decoder *decoder;
+    pg_preprocess *preprocess;
+    pg_pass pass;
+    pg_map_scratch scratch;
+    float *attribution; /* in the session's layout */
+    float *plain;       /* [C,H,W] */
+    float *map;         /* [H,W] */
+    uint8_t *overlay;   /* [H,W,3] */
+    pg_jpeg_writer *jpeg;
+    const float *sorted; /* magnitudes of the last map, ascending; in scratch */
+    bool has_plain, has_overlay;
+};
+
+const char *pg_stage_name(pg_stage stage) {
+    static const char *const names[PG_STAGE_COUNT] = {
+        "decode", "preprocess", "forward", "select", "backward", "map", "publish"};
+    return stage >= 0 && stage < PG_STAGE_COUNT ? names[stage] : "unknown";
+}
+
+/* ---- create ---- */
+
+static pg_err alloc_maps(pg_pipeline *p, pg_diag *diag) {
+    size_t area = (size_t)(p->height * p->width), count = area * (size_t)p->channels;
+    p->attribution = pg_calloc(count, sizeof *p->attribution);
+    p->plain = pg_calloc(count, sizeof *p->plain);
+    p->map = pg_calloc(area, sizeof *p->map);
+    p->overlay = pg_calloc(area, 3);
+    if (!p->attribution || !p->plain || !p->map || !p->overlay)
+        return pg_fail(diag, PG_ENOMEM, "no memory for maps");
+    return PG_OK;
+}
+
+static pg_err fill(pg_pipeline *p, pg_clock_fn now, pg_diag *diag) {
+    const pg_explainer *e = p->explainer;
+    const pg_shape *input = &e->info->input;
+    p->channels = input->dims[1];
+    p->height = input->dims[2];
+    p->width = input->dims[3];
+    const pg_explain_options *o = e->options;
+    pg_err err;
+    if ((err = pg_decoder_create(o->max_pixels, &p->decoder, diag)) ||
+        (err = pg_preprocess_create(&o->input, input, &p->preprocess, diag)) ||
+        (err = pg_map_scratch_create(p->height, p->width, o->smooth, &p->scratch, diag)) ||
+        (err = pg_jpeg_writer_create(p->width, p->height, &p->jpeg, diag)) ||
+        (err = alloc_maps(p, diag)))
+        return err;
+    return pg_pass_create(e->model, &o->prune, e->can_prune ? &e->source : NULL, now, &p->pass,
+                          diag);
+}
+
+pg_err pg_pipeline_create(const pg_explainer *explainer, pg_clock_fn now, pg_pipeline **out,
+                          pg_diag *diag) {
+    *out = NULL;
+    pg_pipeline *p = pg_calloc(1, sizeof *p);
+    if (!p)
+        return pg_fail(diag, PG_ENOMEM, "no memory for a pipeline");
+    p->explainer = explainer;
+    pg_err err = fill(p, now, diag);
+    if (err)
+        pg_pipeline_destroy(&p);
+    *out = p;
+    return err;
+}
+
+void pg_pipeline_destroy(pg_pipeline **pipeline) {
+    pg_pipeline *p = *pipeline;
+    if (!p)
+        return;
+    pg_pass_destroy(&p->pass);
+    pg_map_scratch_destroy(&p->scratch);
+    pg_jpeg_writer_destroy(&p->jpeg);
+    pg_preprocess_destroy(&p->preprocess);
+    pg_decoder_destroy(&p->decoder);
+    pg_free(p->attribution);
+    pg_free(p->plain);
+    pg_free(p->map);
+    pg_free(p->overlay);
+    pg_free(p);
+    *pipeline = NULL;
+}
+
+/* ---- the stages of one frame ---- */
+
+static pg_drop drop(pg_diag *diag, pg_drop reason, const char *sentence) {
+    pg_fail(diag, PG_EINPUT, "%s", sentence);
+    return reason;
+}
+
+static pg_drop read_frame(pg_pipeline *p, const pg_frame *frame, pg_explanation *out,
+                          pg_diag *diag) {
+    if (frame->format == PG_FMT_F32CHW) {
+        pg_drop reason =
+            pg_preprocess_tensor(p->preprocess, frame, p->pass.input, p->pass.layout, diag);
+        out->frame_width = frame->width;
+        out->frame_height = frame->height;
+        pg_pass_mark(&p->pass, PG_STAGE_PREPROCESS);
+        return reason;
+    }
+    pg_picture picture;
+    pg_drop reason = pg_decode(p->decoder, frame, &picture, diag);
+    if (reason)
+        return reason;
+    out->frame_width = picture.width;
+    out->frame_height = picture.height;
+    pg_pass_mark(&p->pass, PG_STAGE_DECODE);
+    reason = pg_preprocess_picture(p->preprocess, &picture, p->pass.input, p->pass.layout, diag);
+    pg_pass_mark(&p->pass, PG_STAGE_PREPROCESS);
+    return reason;
+}
+
+/* The frame's own wish, the stream's, the configuration's: in this order. klass -1: top1. */
+static pg_drop choose_target(const pg_pipeline *p, const pg_frame *frame, const char *target,
+                             int64_t *klass, const char **why, pg_diag *diag) {
+    const pg_explainer *e = p->explainer;
+    const char *text = NULL;
+    *klass = e->target;
+    *why = "config";
+    if (frame->target_class >= 0) {
+        *klass = frame->target_class;
+        *why = "frame";
+    } else if (frame->target_name[0]) {
+        text = frame->target_name;
+        *why = "frame";
+    } else if (target && target[0]) {
+        text = target;
+        *why = "stream";
+    }
+    if (*klass >= e->info->classes || (text && !pg_explainer_parse_target(e, text, klass))) {
+        if (text)
+            pg_fail(diag, PG_EINPUT, "target '%s' is no class of the model", text);
+        else
+            pg_fail(diag, PG_EINPUT, "target class %" PRId64 " is not below %" PRId64, *klass,
+                    e->info->classes);
+        return PG_DROP_BAD_TARGET;
+    }
+    if (*klass < 0)
+        *why = "top1";
+    return PG_DROP_NONE;
+}
+
+static pg_top top_of(const pg_pipeline *p, const float *logits, int64_t klass, double largest,
+                     double sum) {
+    return (pg_top){klass, pg_explainer_label(p->explainer, klass),
+                    (float)(exp((double)logits[klass] - largest) / sum)};
+}
+
+/* Classes by probability; ties go to the lower index. */
+static void list_top(const pg_pipeline *p, const float *logits, int64_t klass,
+                     pg_explanation *out) {
+    int64_t classes = p->pass.classes, best[PG_TOP_MAX] = {0};
+    int want = p->explainer->options->top, n = 0;
+    for (int64_t k = 0; k < classes; k++) {
+        if (n == want && logits[k] <= logits[best[n - 1]])
+            continue;
+        int at = n < want ? n++ : n - 1;
+        for (; at > 0 && logits[best[at - 1]] < logits[k]; at--)
+            best[at] = best[at - 1];
+        best[at] = k;
+    }
+    double largest = (double)logits[best[0]], sum = 0;
+    for (int64_t k = 0; k < classes; k++)
+        sum += exp((double)logits[k] - largest);
+    out->n_top = n;
+    for (int i = 0; i < n; i++)
+        out->top[i] = top_of(p, logits, best[i], largest, sum);
+    out->explained = top_of(p, logits, klass, largest, sum);
+}
+
+static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out,
+                        pg_diag *diag) {
+    int64_t area = p->height * p->width;
+    pg_map_reduce(p->explainer->options->reduce, p->attribution, p->pass.layout, p->channels, area,
+                  p->map);
+    pg_map_smooth(&p->scratch, p->map);
+    if (!pg_map_finite(p->map, area))
+        return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
+    p->sorted = pg_map_sort(&p->scratch, p->map);
+    pg_preprocess_transform(p->preprocess, out->transform);
+    pg_quality *q = &out->quality;
+    q->entropy = pg_map_entropy(p->map, area);
+    q->gini = pg_map_gini(p->sorted, area);
+    q->mass_in_roi = frame->has_roi ? pg_map_mass_in(p->map, p->height, p->width, out->transform,
+                                                     frame->roi)
+                                    : (double)NAN;
+    q->degenerate = !(p->sorted[area - 1] > 0) ||
+                    (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
+    return PG_DROP_NONE;
+}
+
+static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *out) {
+    const pg_pass *pass = &p->pass;
+    out->classes = pass->classes;
+    out->logits = pg_session_logits(pass->session);
+    out->method = method->name;
+    out->select = pass->rule;
+    out->height = p->height;
+    out->width = p->width;
+    out->map = p->map;
+    if (pass->pruned) {
+        out->n_layers = p->explainer->layers.count;
+        out->layers = pg_prune_results(pass->prune);
+    }
+    memcpy(out->timing_ns, pass->timing_ns, sizeof out->timing_ns);
+    for (int i = 0; i < PG_STAGE_COUNT; i++) /* the marks leave no gaps */
+        out->total_ns += pass->timing_ns[i];
+}
+
+static pg_drop explain(pg_pipeline *p, const pg_frame *frame, const pg_saliency *method,
+                       int64_t klass, pg_explanation *out, pg_diag *diag) {
+    if (pg_pass_forward(&p->pass, diag))
+        return PG_DROP_INFER_ERROR;
+    const float *logits = pg_session_logits(p->pass.session);
+    p->pass.klass = klass >= 0 ? klass : pg_pass_argmax(logits, p->pass.classes);
+    list_top(p, logits, p->pass.klass, out);
+    if (method->run(method, &p->pass, p->attribution, diag))
+        return PG_DROP_INFER_ERROR;
+    pg_drop reason = make_map(p, frame, out, diag);
+    pg_pass_mark(&p->pass, PG_STAGE_MAP);
+    return reason;
+}
+
+pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const char *method,
+                        const char *target, pg_explanation *out, pg_diag *diag) {
+    *out = (pg_explanation){.n_top = 0};
+    p->has_plain = p->has_overlay = false;
+    p->sorted = NULL;
+    if (pg_explainer_check_method(p->explainer, method, diag))
+        return PG_DROP_INFER_ERROR;
+    const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : p->explainer->method;
+    int64_t klass = -1;
+    pg_pass_start(&p->pass);
+    pg_drop reason = choose_target(p, frame, target, &klass, &out->why, diag);
+    if (!reason)
+        reason = read_frame(p, frame, out, diag);
+    if (!reason)
+        reason = explain(p, frame, row, klass, out, diag);
+    if (!reason)
+        describe(p, row, out);
+    return reason;
+}
+
+/* ---- on demand ---- */
+
+const float *pg_pipeline_attribution(pg_pipeline *p) {
+    if (!p->has_plain)
+        pg_layout_convert(&p->explainer->info->input, p->pass.layout, p->attribution, PG_PLAIN,
+                          p->plain);
+    p->has_plain = true;
+    return p->plain;
+}
+
+const uint8_t *pg_pipeline_overlay(pg_pipeline *p) {
+    int64_t area = p->height * p->width;
+    if (!p->has_overlay && p->sorted) {
+        double full = pg_map_percentile(p->sorted, area, p->explainer->options->percentile);
+        if (!(full > 0)) /* a map of a few spots: the percentile of the rest is 0 */
+            full = (double)p->sorted[area - 1];
+        pg_map_overlay(p->map, full, pg_preprocess_rgb(p->preprocess), area, p->overlay);
+        p->has_overlay = true;
+    }
+    return p->overlay;
+}
+
+pg_bytes pg_pipeline_overlay_jpeg(pg_pipeline *p) {
+    return pg_jpeg_write(p->jpeg, pg_pipeline_overlay(p), OVERLAY_QUALITY);
+}

@@ -1,0 +1,210 @@
+#include "pipeline/select.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/defect.h"
+#include "kernels/mem.h"
+
+int64_t pg_select_quota(double quantile, int64_t channels) {
+    double k = floor(quantile * (double)channels);
+    return !(k >= 1) ? 1 : k > (double)channels ? channels : (int64_t)k;
+}
+
+bool pg_select_alive(const pg_sample *all) {
+    return all->count > 1 && sqrt(all->variance) > 1e-9 * fabs(all->mean);
+}
+
+int pg_select_stats_conv(const pg_select_source *source, int layer) {
+    if (pg_defect("last-layer-stats"))
+        layer = source->layers->count - 1;
+    return source->layers->convs[layer];
+}
+
+static bool better(const pg_rank *a, const pg_rank *b) {
+    if (a->log_p != b->log_p)
+        return a->log_p < b->log_p;
+    if (a->t != b->t)
+        return a->t > b->t;
+    return a->channel < b->channel;
+}
+
+static void sift(pg_rank *heap, int64_t n, int64_t at) {
+    for (;;) {
+        int64_t best = at, left = 2 * at + 1;
+        if (left < n && better(&heap[left], &heap[best]))
+            best = left;
+        if (left + 1 < n && better(&heap[left + 1], &heap[best]))
+            best = left + 1;
+        if (best == at)
+            return;
+        pg_rank swap = heap[at];
+        heap[at] = heap[best];
+        heap[best] = swap;
+        at = best;
+    }
+}
+
+/* A heap instead of a sort: a tenth of the channels is wanted, and qsort may allocate. */
+int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_rank *ranks, int64_t n,
+                       uint8_t *keep) {
+    memset(keep, 0, (size_t)channels);
+    if (options->use_level) {
+        int64_t kept = 0;
+        double level = log(options->level);
+        for (int64_t i = 0; i < n; i++)
+            if (ranks[i].log_p <= level) {
+                keep[ranks[i].channel] = 1;
+                kept++;
+            }
+        return kept;
+    }
+    int64_t quota = pg_select_quota(options->quantile, channels);
+    quota = quota < n ? quota : n;
+    for (int64_t i = n / 2; i-- > 0;)
+        sift(ranks, n, i);
+    for (int64_t k = 0; k < quota; k++) {
+        keep[ranks[0].channel] = 1;
+        ranks[0] = ranks[n - 1 - k];
+        sift(ranks, n - 1 - k, 0);
+    }
+    return quota;
+}
+
+/* ---- the selector ---- */
+
+enum { CLASS_CACHE = 32 }; /* classes whose masks one worker remembers */
+
+typedef struct cached {
+    int64_t klass; /* -1: empty */
+    uint8_t *keep;
+    int64_t *kept;
+} cached;
+
+struct pg_selector {
+    pg_select_source source;
+    pg_rank *ranks;  /* [widest] */
+    cached now;      /* of the last frame; of all frames for list and random */
+    cached classes[CLASS_CACHE];
+    int next; /* the entry to be replaced next */
+};
+
+bool pg_select_wants_gap(pg_select select) {
+    return select == PG_SELECT_CLASS || select == PG_SELECT_INSTANCE;
+}
+
+static bool alloc_masks(const pg_layers *layers, cached *entry) {
+    entry->klass = -1;
+    entry->keep = pg_calloc((size_t)layers->channels + 1, 1);
+    entry->kept = pg_calloc((size_t)layers->count + 1, sizeof *entry->kept);
+    return entry->keep && entry->kept;
+}
+
+static bool alloc_all(pg_selector *s) {
+    const pg_layers *layers = s->source.layers;
+    s->ranks = pg_calloc((size_t)layers->widest + 1, sizeof *s->ranks);
+    bool ok = s->ranks && alloc_masks(layers, &s->now);
+    if (s->source.options->select == PG_SELECT_CLASS)
+        for (int i = 0; i < CLASS_CACHE; i++)
+            ok = ok && alloc_masks(layers, &s->classes[i]);
+    return ok;
+}
+
+static pg_err check(const pg_select_source *source, pg_diag *diag) {
+    pg_select select = source->options->select;
+    if (pg_select_wants_gap(select) && !source->stats)
+        return pg_fail(diag, PG_ECONFIG,
+                       "parchgrad.select is '%s', which needs channel statistics: make them with "
+                       "`parchgradd calibrate --model M.onnx --data DIR --out FILE` and name the "
+                       "file in parchgrad.stats (--stats), or choose parchgrad.select: random, "
+                       "list or none",
+                       select == PG_SELECT_CLASS ? "class" : "instance");
+    if (select == PG_SELECT_LIST)
+        return pg_select_list_check(source, diag);
+    return PG_OK;
+}
+
+static void select_all(pg_selector *s, pg_select_rule rule, int64_t klass, pg_gap_fn gap,
+                       void *user, cached *into) {
+    const pg_layers *layers = s->source.layers;
+    for (int i = 0; i < layers->count; i++)
+        into->kept[i] = rule(&s->source, i, klass, gap ? gap(user, layers->convs[i]) : NULL,
+                             s->ranks, into->keep + layers->offset[i]);
+    into->klass = klass;
+}
+
+pg_err pg_selector_create(const pg_select_source *source, pg_selector **out, pg_diag *diag) {
+    *out = NULL;
+    pg_err err = check(source, diag);
+    if (err)
+        return err;
+    pg_selector *s = pg_calloc(1, sizeof *s);
+    if (!s)
+        return pg_fail(diag, PG_ENOMEM, "no memory for channel masks");
+    s->source = *source;
+    if (!alloc_all(s)) {
+        pg_selector_destroy(&s);
+        return pg_fail(diag, PG_ENOMEM, "no memory for channel masks");
+    }
+    if (source->options->select == PG_SELECT_LIST)
+        select_all(s, pg_select_by_list, -1, NULL, NULL, &s->now);
+    if (source->options->select == PG_SELECT_RANDOM)
+        select_all(s, pg_select_at_random, -1, NULL, NULL, &s->now);
+    *out = s;
+    return PG_OK;
+}
+
+static void free_masks(cached *entry) {
+    pg_free(entry->keep);
+    pg_free(entry->kept);
+}
+
+void pg_selector_destroy(pg_selector **selector) {
+    pg_selector *s = *selector;
+    if (!s)
+        return;
+    free_masks(&s->now);
+    for (int i = 0; i < CLASS_CACHE; i++)
+        free_masks(&s->classes[i]);
+    pg_free(s->ranks);
+    pg_free(s);
+    *selector = NULL;
+}
+
+/* Thousands of t-tests per class: worth remembering, since a camera sees the same few classes. */
+static const cached *class_masks(pg_selector *s, int64_t klass) {
+    for (int i = 0; i < CLASS_CACHE; i++)
+        if (s->classes[i].klass == klass)
+            return &s->classes[i];
+    cached *entry = &s->classes[s->next];
+    s->next = (s->next + 1) % CLASS_CACHE;
+    select_all(s, pg_select_by_class, klass, NULL, NULL, entry);
+    return entry;
+}
+
+void pg_selector_run(pg_selector *s, int64_t klass, pg_gap_fn gap, void *user, pg_selection *out) {
+    const cached *masks = &s->now;
+    const char *rule = "none";
+    switch (s->source.options->select) {
+    case PG_SELECT_CLASS:
+        if (pg_select_class_testable(s->source.stats, klass)) {
+            masks = class_masks(s, klass);
+            rule = "class";
+            break;
+        }
+        /* fall through */
+    case PG_SELECT_INSTANCE:
+        select_all(s, pg_select_by_instance, klass, gap, user, &s->now);
+        rule = "instance";
+        break;
+    case PG_SELECT_LIST:
+        rule = "list";
+        break;
+    case PG_SELECT_RANDOM:
+        rule = "random";
+        break;
+    case PG_SELECT_NONE:
+        break;
+    }
+    *out = (pg_selection){masks->keep, masks->kept, rule};
+}

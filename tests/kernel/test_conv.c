@@ -1,0 +1,537 @@
+/* Convolution against plain double loops: shapes, activation, folded batch normalisation, the
+ * channel statistic, and ParchGrad's partition of the gradient. */
+#include "tests/support/op_check.h"
+
+#include "kernels/op_conv.h"
+#include "conv_reference.h"
+
+/* One convolution on the bench, with the same numbers in double. */
+typedef struct fixture {
+    op_check c;
+    conv_case k;
+    int64_t x_n, w_n, z_n, spatial;
+    double *x, *w, *b;      /* b NULL: none */
+    double *z, *g, *d_x;    /* reference results */
+    float *s, *t, *spread;  /* batch normalisation, NULL: none */
+} fixture;
+
+static double *doubles(fixture *f, int64_t n) {
+    return op_check_own(&f->c, pg_calloc((size_t)n + 1, sizeof(double)));
+}
+
+static double *widen(fixture *f, const float *v, int64_t n) {
+    double *d = doubles(f, n);
+    for (int64_t i = 0; i < n; i++)
+        d[i] = v[i];
+    return d;
+}
+
+static void set_attributes(op_check *c, const conv_case *k) {
+    op_check_attr_int(c, "group", k->groups);
+    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
+    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
+    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
+    op_check_attr_ints(c, "kernel_shape", 2, (int64_t[]){k->k_h, k->k_w});
+}
+
+/* Created, not started: the test may absorb things first. */
+static void begin(fixture *f, const conv_case *k, bool bias) {
+    memset(f, 0, sizeof *f);
+    f->k = *k;
+    f->x_n = k->in_c * k->in_h * k->in_w;
+    f->w_n = k->out_c * k->in_c / k->groups * k->k_h * k->k_w;
+    f->spatial = conv_out_h(k) * conv_out_w(k);
+    f->z_n = k->out_c * f->spatial;
+    op_check_init(&f->c, "Conv", 17);
+    set_attributes(&f->c, k);
+    op_check_input(&f->c, SHAPE(1, k->in_c, k->in_h, k->in_w));
+    f->w = widen(f, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w),
+                                   NULL),
+                 f->w_n);
+    if (bias)
+        f->b = widen(f, op_check_const(&f->c, SHAPE(k->out_c), NULL), k->out_c);
+    op_check_create(&f->c);
+}
+
+/* Batch normalisation with scales of both signs around 1. */
+static void absorb(fixture *f) {
+    int64_t n = f->k.out_c;
+    f->s = op_check_array(&f->c, n);
+    f->t = op_check_array(&f->c, n);
+    f->spread = op_check_array(&f->c, n);
+    for (int64_t i = 0; i < n; i++) {
+        f->s[i] = (i % 3 ? 1.0f : -1.0f) * (1.0f + 0.7f * op_check_noise(&f->c));
+        f->t[i] = op_check_noise(&f->c);
+        f->spread[i] = 1.0f;
+    }
+    cr_assert(pg_conv_absorb_batch_norm(f->c.op, f->s, f->t, f->spread));
+}
+
+static void start(fixture *f) {
+    op_check_start(&f->c, PG_CHANNELS_LAST);
+    f->x = widen(f, f->c.x[0], f->x_n);
+    f->z = doubles(f, f->z_n);
+    f->g = doubles(f, f->z_n);
+    f->d_x = doubles(f, f->x_n);
+    conv_forward(&f->k, f->x, f->w, f->b, f->z);
+}
+
+static double scale_of(const fixture *f, int64_t i) { return f->s ? f->s[i / f->spatial] : 1.0; }
+static double shift_of(const fixture *f, int64_t i) { return f->t ? f->t[i / f->spatial] : 0.0; }
+
+/* y = act(s z + t) into g as a work array; returns it. */
+static const double *expected_dst(fixture *f, double lo, double hi) {
+    for (int64_t i = 0; i < f->z_n; i++)
+        f->g[i] = fmin(fmax(scale_of(f, i) * f->z[i] + shift_of(f, i), lo), hi);
+    return f->g;
+}
+
+/* g = dL/dz for the bench's seed through act, and d_x from it. */
+static void expected_gradient(fixture *f, double lo, double hi) {
+    for (int64_t i = 0; i < f->z_n; i++) {
+        double y = scale_of(f, i) * f->z[i] + shift_of(f, i);
+        f->g[i] = y > lo && y < hi ? scale_of(f, i) * f->c.d_y[0][i] : 0;
+    }
+    conv_backward(&f->k, f->g, f->w, f->d_x);
+}
+
+static void check_plain(fixture *f, double lo, double hi) {
+    op_check_forward(&f->c);
+    op_check_dst(&f->c, 0, expected_dst(f, lo, hi), 1e-5); /* clipping hides how large y was */
+    op_check_backward(&f->c);
+    expected_gradient(f, lo, hi);
+    op_check_d_src(&f->c, 0, f->d_x, 2e-6);
+}
+
+/* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
+static const conv_case grid[] = {
+    {3, 12, 12, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    /* the ordinary one */
+    {3, 17, 19, 16, 7, 7, 1, 2, 2, 1, 1, 3, 3, 3, 3},   /* ResNet's first */
+    {16, 9, 9, 32, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},    /* pointwise */
+    {16, 9, 9, 24, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},    /* pointwise, strided: a rest unread */
+    {5, 7, 8, 11, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     /* odd channels */
+    {1, 6, 6, 1, 3, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0},      /* one channel, no padding */
+    {32, 10, 10, 32, 3, 3, 32, 1, 1, 1, 1, 1, 1, 1, 1}, /* depthwise */
+    {24, 11, 11, 24, 5, 5, 24, 2, 2, 1, 1, 2, 2, 2, 2}, /* depthwise, strided */
+    {13, 8, 8, 13, 3, 3, 13, 1, 1, 1, 1, 1, 1, 1, 1},   /* depthwise, odd */
+    {6, 8, 8, 12, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1},     /* depthwise with multiplier */
+    {16, 8, 8, 32, 3, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1},    /* groups */
+    {9, 8, 8, 15, 3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},     /* odd groups, strided */
+    {8, 14, 14, 8, 3, 3, 1, 1, 1, 2, 2, 2, 2, 2, 2},    /* dilated */
+    {4, 15, 13, 6, 3, 2, 1, 2, 1, 3, 2, 1, 0, 2, 1},    /* everything different */
+    {8, 9, 9, 8, 3, 3, 1, 2, 2, 1, 1, 0, 0, 1, 1},      /* TensorFlow's SAME at stride 2 */
+    {8, 9, 9, 8, 3, 3, 8, 2, 2, 1, 1, 0, 0, 1, 1},      /* the same, depthwise */
+    {16, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},     /* squeeze-excite */
+    {4, 6, 6, 8, 6, 6, 1, 1, 1, 1, 1, 0, 0, 0, 0},      /* kernel as large as the input */
+    {4, 1, 20, 8, 1, 5, 1, 1, 1, 1, 1, 0, 2, 0, 2},     /* one row */
+    {12, 8, 8, 8, 1, 7, 1, 1, 1, 1, 1, 0, 3, 0, 3},     /* Inception's 1x7 */
+};
+enum { GRID = sizeof grid / sizeof grid[0] };
+
+Test(conv, forward_and_backward_match_plain_loops) {
+    for (int i = 0; i < GRID; i++)
+        for (int bias = 0; bias < 2; bias++) {
+            fixture f;
+            begin(&f, &grid[i], bias);
+            start(&f);
+            cr_assert(strstr(f.c.op->impl, "ref") == NULL, "grid row %d runs %s", i, f.c.op->impl);
+            check_plain(&f, -INFINITY, INFINITY);
+            op_check_close(&f.c);
+        }
+}
+
+Test(conv, activations_are_fused) {
+    for (int i = 0; i < GRID; i++) {
+        fixture f;
+        begin(&f, &grid[i], true);
+        pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+        start(&f);
+        check_plain(&f, 0, INFINITY);
+        op_check_close(&f.c);
+
+        begin(&f, &grid[i], true);
+        absorb(&f);
+        pg_conv_absorb_activation(f.c.op, PG_ACT_CLIP, -0.25f, 0.75f);
+        start(&f);
+        check_plain(&f, -0.25, 0.75);
+        op_check_close(&f.c);
+    }
+}
+
+Test(conv, backward_agrees_with_finite_differences) {
+    for (int i = 0; i < GRID; i++) {
+        fixture f;
+        begin(&f, &grid[i], true);
+        f.c.kink = 2e-3;
+        if (i % 2)
+            absorb(&f);
+        if (i % 3 == 0)
+            pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+        start(&f);
+        if (f.x_n < 1500)
+            op_check_gradient(&f.c, 5e-3);
+        op_check_close(&f.c);
+    }
+}
+
+Test(conv, gradient_is_zero_on_the_edges_of_the_activation) {
+    conv_case k = {1, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0};
+    fixture f;
+    op_check_init(&f.c, "Conv", 17);
+    op_check_input_of(&f.c, SHAPE(1, 1, 1, k.in_w), (float[]){0, 3, 6});
+    op_check_const(&f.c, SHAPE(1, 1, 1, 1), (float[]){1});
+    op_check_create(&f.c);
+    pg_conv_absorb_activation(f.c.op, PG_ACT_CLIP, 0, 6);
+    op_check_start(&f.c, PG_CHANNELS_LAST);
+    for (int i = 0; i < 3; i++)
+        f.c.d_y[0][i] = 1;
+    op_check_forward(&f.c);
+    op_check_backward(&f.c);
+    op_check_d_src(&f.c, 0, (double[]){0, 1, 0}, 0);
+    op_check_close(&f.c);
+}
+
+Test(conv, one_dimensional) {
+    conv_case k = {6, 1, 21, 9, 1, 5, 3, 1, 2, 1, 2, 0, 3, 0, 1};
+    op_check c;
+    op_check_init(&c, "Conv", 13);
+    op_check_attr_int(&c, "group", k.groups);
+    op_check_attr_ints(&c, "strides", 1, &k.stride_w);
+    op_check_attr_ints(&c, "dilations", 1, &k.dilation_w);
+    op_check_attr_ints(&c, "pads", 2, (int64_t[]){k.left, k.right});
+    op_check_input(&c, SHAPE(1, k.in_c, k.in_w));
+    const float *w = op_check_const(&c, SHAPE(k.out_c, k.in_c / k.groups, k.k_w), NULL);
+    op_check_open(&c, PG_CHANNELS_LAST);
+    op_check_shape(&c, 0, SHAPE(1, k.out_c, conv_out_w(&k)));
+    cr_assert(pg_op_is_conv(c.op));
+    double x[6 * 21], wd[9 * 2 * 5], z[9 * 21];
+    for (int i = 0; i < 6 * 21; i++)
+        x[i] = c.x[0][i];
+    for (int i = 0; i < 9 * 2 * 5; i++)
+        wd[i] = w[i];
+    conv_forward(&k, x, wd, NULL, z);
+    op_check_forward(&c);
+    op_check_dst(&c, 0, z, 2e-6);
+    op_check_gradient(&c, 5e-3);
+    op_check_close(&c);
+}
+
+Test(conv, auto_pad) {
+    static const struct {
+        const char *mode;
+        int64_t in, stride, k, begin, end;
+    } rows[] = {
+        {"SAME_UPPER", 9, 2, 3, 1, 1}, {"SAME_UPPER", 8, 2, 3, 0, 1}, {"SAME_LOWER", 8, 2, 3, 1, 0},
+        {"SAME_UPPER", 8, 3, 1, 0, 0}, {"VALID", 8, 2, 3, 0, 0},      {"SAME_LOWER", 7, 1, 4, 2, 1},
+        {"SAME_UPPER", 7, 1, 4, 1, 2},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        int64_t n = rows[i].in, s = rows[i].stride, b = rows[i].begin, e = rows[i].end;
+        conv_case k = {2, n, n, 3, rows[i].k, rows[i].k, 1, s, s, 1, 1, b, b, e, e};
+        op_check c;
+        op_check_init(&c, "Conv", 17);
+        op_check_attr_string(&c, "auto_pad", rows[i].mode);
+        op_check_attr_ints(&c, "strides", 2, (int64_t[]){s, s});
+        op_check_input(&c, SHAPE(1, 2, n, n));
+        const float *w = op_check_const(&c, SHAPE(3, 2, k.k_h, k.k_w), NULL);
+        op_check_open(&c, PG_CHANNELS_LAST);
+        op_check_shape(&c, 0, SHAPE(1, 3, conv_out_h(&k), conv_out_w(&k)));
+        double x[2 * 81], wd[3 * 2 * 16], z[3 * 81];
+        for (int64_t j = 0; j < 2 * n * n; j++)
+            x[j] = c.x[0][j];
+        for (int64_t j = 0; j < 6 * k.k_h * k.k_w; j++)
+            wd[j] = w[j];
+        conv_forward(&k, x, wd, NULL, z);
+        op_check_forward(&c);
+        op_check_dst(&c, 0, z, 2e-6);
+        op_check_close(&c);
+    }
+}
+
+/* ---- batch normalisation and the channel statistic ---- */
+
+Test(conv, absorbed_batch_norm_matches_plain_loops) {
+    for (int i = 0; i < GRID; i++)
+        for (int bias = 0; bias < 2; bias++) {
+            fixture f;
+            begin(&f, &grid[i], bias);
+            absorb(&f);
+            start(&f);
+            check_plain(&f, -INFINITY, INFINITY);
+            op_check_close(&f.c);
+        }
+}
+
+Test(conv, batch_norm_that_hides_z_is_not_absorbed) {
+    fixture f;
+    begin(&f, &grid[5], true);
+    float one = 1, zero = 0, tiny = 1e-4f, nan = NAN, far = 1.1e3f, near = 0.9e3f;
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &zero, &one, &one));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &nan, &one, &one));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &one, &nan, &one));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &one, &one, &tiny));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &one, &far, &one));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &tiny, &one, &one));
+    cr_assert(pg_conv_absorb_batch_norm(f.c.op, &one, &near, &one));
+    cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &one, &zero, &one), "absorbed twice");
+    op_check_close(&f.c);
+}
+
+static void check_gap(fixture *f, double lo, double hi) {
+    check_plain(f, lo, hi);
+    const float *gap = pg_conv_gap(f->c.op, &f->c.io);
+    cr_assert(gap);
+    double expected[64];
+    for (int64_t c = 0; c < f->k.out_c; c++) {
+        expected[c] = 0;
+        for (int64_t p = 0; p < f->spatial; p++)
+            expected[c] += fmax(f->z[c * f->spatial + p], 0) / (double)f->spatial;
+    }
+    op_check_near(gap, expected, f->k.out_c, 3e-6, "gap");
+}
+
+Test(conv, gap_is_of_z_before_batch_norm_and_activation) {
+    for (int i = 0; i < GRID; i++)
+        for (int variant = 0; variant < 4; variant++) {
+            fixture f;
+            begin(&f, &grid[i], variant != 3);
+            if (variant >= 1)
+                absorb(&f);
+            if (variant == 2)
+                pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+            if (variant == 3)
+                pg_conv_absorb_activation(f.c.op, PG_ACT_CLIP, -0.5f, 0.5f);
+            pg_conv_want_gap(f.c.op);
+            start(&f);
+            check_gap(&f, variant == 2 ? 0 : variant == 3 ? -0.5 : -INFINITY,
+                      variant == 3 ? 0.5 : INFINITY);
+            op_check_close(&f.c);
+        }
+}
+
+Test(conv, gap_only_when_asked_for) {
+    fixture f;
+    begin(&f, &grid[0], true);
+    start(&f);
+    op_check_forward(&f.c);
+    cr_assert_null(pg_conv_gap(f.c.op, &f.c.io));
+    op_check_close(&f.c);
+}
+
+/* ---- ParchGrad's partition ---- */
+
+typedef struct weigher {
+    pg_group_moments seen;
+    int calls;
+    bool answer;
+    float high, low;
+} weigher;
+
+static bool weigh(void *user, const pg_group_moments *moments, float *high, float *low) {
+    weigher *w = user;
+    w->seen = *moments;
+    w->calls++;
+    *high = w->high;
+    *low = w->low;
+    return w->answer;
+}
+
+/* Moments of both groups from f->g (dL/dz), the definition of method.md written out. */
+static pg_group_moments expected_moments(const fixture *f, const uint8_t *keep) {
+    int64_t n = f->spatial;
+    double sums[2][400] = {{0}}, mean[2] = {0}, square[2] = {0}, var[2] = {0}, cov = 0;
+    for (int64_t i = 0; i < f->z_n; i++)
+        sums[!keep[i / n]][i % n] += f->g[i];
+    if (n == 1)
+        return (pg_group_moments){.positions = 1,
+                                  .var_high = sums[0][0] * sums[0][0],
+                                  .var_low = sums[1][0] * sums[1][0],
+                                  .cov = sums[0][0] * sums[1][0]};
+    for (int k = 0; k < 2; k++)
+        for (int64_t p = 0; p < n; p++) {
+            mean[k] += sums[k][p] / (double)n;
+            square[k] += sums[k][p] * sums[k][p] / (double)n;
+        }
+    for (int64_t p = 0; p < n; p++) {
+        for (int k = 0; k < 2; k++)
+            var[k] += pow(sums[k][p] - mean[k], 2) / (double)(n - 1);
+        cov += (sums[0][p] - mean[0]) * (sums[1][p] - mean[1]) / (double)(n - 1);
+    }
+    return (pg_group_moments){n, var[0], var[1], cov, square[0], square[1]};
+}
+
+static void check_moments(const pg_group_moments *got, const pg_group_moments *expected) {
+    const double *g = &got->var_high, *e = &expected->var_high;
+    double scale = e[0] + e[1];
+    cr_assert_eq(got->positions, expected->positions);
+    for (int i = 0; i < (got->positions == 1 ? 3 : 5); i++)
+        cr_assert(fabs(g[i] - e[i]) <= 1e-5 * fmax(scale, e[i]), "moment %d: %.9g, expected %.9g",
+                  i, g[i], e[i]);
+}
+
+static void make_keep(const fixture *f, uint8_t *keep) {
+    for (int64_t c = 0; c < f->k.out_c; c++)
+        keep[c] = c % 3 == 1 || f->k.out_c == 1;
+}
+
+static void check_pruned(fixture *f, double lo, double hi, float high, float low) {
+    uint8_t keep[64];
+    make_keep(f, keep);
+    weigher w = {.answer = true, .high = high, .low = low};
+    pg_conv_prune prune = {.keep = keep, .weigh = weigh, .user = &w};
+    f->c.io.prune = &prune;
+    op_check_forward(&f->c);
+    op_check_backward(&f->c);
+    expected_gradient(f, lo, hi);
+    cr_assert_eq(w.calls, 1);
+    pg_group_moments expected = expected_moments(f, keep);
+    check_moments(&w.seen, &expected);
+    if (f->k.out_c > 1)
+        for (int64_t i = 0; i < f->z_n; i++)
+            f->g[i] *= keep[i / f->spatial] ? high : low;
+    conv_backward(&f->k, f->g, f->w, f->d_x);
+    op_check_d_src(&f->c, 0, f->d_x, 3e-6);
+}
+
+Test(conv, prune_scales_the_groups_and_reports_their_moments) {
+    for (int i = 0; i < GRID; i++)
+        for (int variant = 0; variant < 4; variant++) {
+            fixture f;
+            begin(&f, &grid[i], true);
+            if (variant & 1)
+                absorb(&f);
+            if (variant & 2)
+                pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+            start(&f);
+            double lo = variant & 2 ? 0 : -INFINITY;
+            check_pruned(&f, lo, INFINITY, 1.75f, 0);
+            check_pruned(&f, lo, INFINITY, 0.5f, 1.25f);
+            op_check_close(&f.c);
+        }
+}
+
+/* Bit for bit the plain gradient: all channels kept, weigh refusing, no keep. */
+Test(conv, prune_that_changes_nothing_is_exactly_plain) {
+    for (int act = 0; act < 2; act++) {
+        fixture f;
+        begin(&f, &grid[0], true);
+        absorb(&f);
+        if (act)
+            pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+        start(&f);
+        op_check_forward(&f.c);
+        op_check_backward(&f.c);
+        size_t bytes = (size_t)f.x_n * sizeof(float);
+        float *plain = op_check_own(&f.c, pg_malloc(bytes));
+        memcpy(plain, f.c.d_x[0], bytes);
+
+        uint8_t all[64], some[64];
+        memset(all, 1, sizeof all);
+        make_keep(&f, some);
+        weigher yes = {.answer = true, .high = 3, .low = 5}, no = {.high = 3, .low = 5};
+        pg_conv_prune prunes[] = {{.keep = all, .weigh = weigh, .user = &yes},
+                                  {.keep = some, .weigh = weigh, .user = &no},
+                                  {.keep = NULL, .weigh = weigh, .user = &yes}};
+        for (int i = 0; i < 3; i++) {
+            f.c.io.prune = &prunes[i];
+            op_check_forward(&f.c);
+            op_check_backward(&f.c);
+            cr_assert(memcmp(plain, f.c.d_x[0], bytes) == 0, "variant %d differs", i);
+        }
+        cr_assert_eq(no.calls, 1);
+        cr_assert_eq(yes.calls, 1, "weigh was called without a mask");
+        op_check_close(&f.c);
+    }
+}
+
+Test(conv, nobody_wants_the_gradient) {
+    fixture f;
+    begin(&f, &grid[0], true);
+    f.c.want[0] = false;
+    start(&f);
+    op_check_forward(&f.c);
+    op_check_backward(&f.c);
+    op_check_close(&f.c);
+}
+
+/* ---- refusals ---- */
+
+static void conv_of(op_check *c, pg_shape x, pg_shape w) {
+    op_check_init(c, "Conv", 17);
+    op_check_input(c, x);
+    op_check_const(c, w, NULL);
+}
+
+Test(conv, refuses_what_it_cannot_do) {
+    op_check c;
+    conv_of(&c, SHAPE(1, 2, 4, 4, 4), SHAPE(2, 2, 3, 3, 3));
+    op_check_refused(&c, "3-D convolutions are not supported");
+    conv_of(&c, SHAPE(2, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_refused(&c, "batch size is 2");
+    conv_of(&c, SHAPE(1, 3, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_refused(&c, "do not fit together");
+    conv_of(&c, SHAPE(1, 3, 4, 4), SHAPE(2, 3, 3));
+    op_check_refused(&c, "do not make a convolution");
+    conv_of(&c, SHAPE(1, 3, 2, 2), SHAPE(2, 3, 3, 3));
+    op_check_refused(&c, "does not fit");
+    conv_of(&c, SHAPE(1, 4, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_int(&c, "group", 0);
+    op_check_refused(&c, "group 0");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "pads", 4, (int64_t[]){-1, 0, 0, 0});
+    op_check_refused(&c, "padding");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "pads", 2, (int64_t[]){1, 1});
+    op_check_refused(&c, "'pads' has 2 values instead of 4");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "strides", 2, (int64_t[]){0, 1});
+    op_check_refused(&c, "stride 0");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "strides", 2, (int64_t[]){INT64_MAX, 1});
+    op_check_refused(&c, "out of range");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "kernel_shape", 2, (int64_t[]){5, 5});
+    op_check_refused(&c, "kernel_shape says 5");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_string(&c, "auto_pad", "SOMEHOW");
+    op_check_refused(&c, "SOMEHOW");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_const(&c, SHAPE(3), NULL);
+    op_check_refused(&c, "bias has the shape [3]");
+    op_check_init(&c, "Conv", 17);
+    op_check_input(&c, SHAPE(1, 2, 4, 4));
+    op_check_input(&c, SHAPE(2, 2, 3, 3));
+    op_check_refused(&c, "weights are computed at run time");
+    op_check_init(&c, "NoSuchOperator", 17);
+    op_check_input(&c, SHAPE(1, 2, 4, 4));
+    op_check_refused(&c, "NoSuchOperator is not supported");
+}
+
+/* Every allocation in turn fails: an error each time, no leak, no crash, until it works. */
+Test(conv, survives_running_out_of_memory) {
+    for (int64_t after = 0;; after++) {
+        op_check c;
+        conv_of(&c, SHAPE(1, 4, 6, 6), SHAPE(8, 4, 3, 3));
+        op_check_const(&c, SHAPE(8), NULL);
+        uint64_t live = pg_mem_get_stats().live_blocks;
+        pg_mem_fail(after, 1);
+        pg_err err = op_check_try_create(&c);
+        bool absorbed = false;
+        if (!err) {
+            float s[8] = {1, 1, 1, 1, 1, 1, 1, 1}, t[8] = {0};
+            absorbed = pg_conv_absorb_batch_norm(c.op, s, t, s);
+            pg_conv_want_gap(c.op);
+            c.op->src[0].layout = c.op->dst[0].layout = PG_CHANNELS_LAST;
+            err = c.op->cls->prepare(c.op, &c.diag);
+        }
+        pg_mem_fail(0, 0);
+        pg_op_destroy(&c.op);
+        cr_assert(pg_mem_get_stats().live_blocks == live, "leak at allocation %lld",
+                  (long long)after);
+        op_check_close(&c);
+        if (!err && absorbed)
+            return;
+        cr_assert(after < 200);
+        cr_assert(!err || err == PG_ENOMEM, "allocation %lld: error %d", (long long)after, err);
+    }
+}
