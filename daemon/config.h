@@ -151,8 +151,7 @@ typedef enum pg_config_type {
 typedef struct pg_config_row {
     const char *path;     /* "ingest[].hwm", "streams.*.policy" for entries */
     pg_config_type type;
-    const char *fallback; /* the default as YAML; "" for strings that are empty by default; NULL:
-                             must be given where its section is */
+    const char *fallback; /* the default as YAML; NULL: none */
     double min, max;      /* of numbers */
     const char *unit;     /* "" without one */
     const char *choices;  /* "a|b|c" for enumerations, else "" */
@@ -160,6 +159,7 @@ typedef struct pg_config_row {
     const char *prose;
 } pg_config_row;
 
-const pg_config_row *pg_config_rows(int *count);
+/* Row `index` of the table, NULL beyond the last. */
+const pg_config_row *pg_config_row_at(int index);
 
 #endif

@@ -44,7 +44,7 @@ const char *pg_yaml_quote(const char *text, char buffer[PG_YAML_QUOTE]) {
 }
 
 pg_yaml *pg_yaml_new(pg_pool *pool, pg_yaml_kind kind, const char *where) {
-    pg_yaml *node = pg_pool_alloc(pool, sizeof *node);
+    pg_yaml *node = pg_pool_take(pool, sizeof *node);
     if (node == NULL)
         return NULL;
     *node = (pg_yaml){.kind = kind, .text = "", .where = where};
@@ -95,7 +95,15 @@ static void append(pg_yaml *parent, pg_yaml *entry) {
 static const char *place(pg_yaml_reader *reader, yaml_mark_t mark) {
     if (reader->option)
         return reader->name;
-    return pg_pool_format(reader->pool, "%s:%zu:%zu", reader->name, mark.line + 1, mark.column + 1);
+    char tail[64];
+    int n = snprintf(tail, sizeof tail, ":%zu:%zu", mark.line + 1, mark.column + 1);
+    size_t name = strlen(reader->name);
+    char *text = pg_pool_take(reader->pool, name + (size_t)n + 1);
+    if (text == NULL)
+        return NULL;
+    memcpy(text, reader->name, name);
+    memcpy(text + name, tail, (size_t)n);
+    return text;
 }
 
 static pg_err refuse(pg_yaml_reader *reader, yaml_mark_t mark, const char *sentence) {

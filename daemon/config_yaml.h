@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "daemon/pool.h"
+#include "pipeline/pool.h"
 #include "kernels/err.h"
 
 typedef enum pg_yaml_kind { PG_YAML_SCALAR, PG_YAML_MAP, PG_YAML_LIST } pg_yaml_kind;

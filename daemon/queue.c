@@ -86,6 +86,10 @@ void pg_queue_destroy(pg_queue **queue) {
     pg_queue *q = *queue;
     if (q == NULL)
         return;
+    pg_queue_abandon(q);
+    for (pg_message *m; (m = pg_queue_take_request(q)) != NULL;)
+        pg_queue_give(q, m);
+    pg_metrics_settle(q->metrics, PG_DROP_DRAINING); /* results that nobody sent */
     pg_streams_fini(&q->streams);
     for (int i = 0; q->slots != NULL && i < q->n_slots; i++) {
         pg_wire_buffer_free(&q->slots[i].header);

@@ -113,18 +113,34 @@ void pg_streams_fini(pg_streams *s) {
         shrink_pool(s, 1);
 }
 
+/* Moves the producer to the front, taking it in if it is new. Returns whether it was known. */
+static bool bring_to_front(pg_stream *s, const uint8_t boot[PG_BOOT_BYTES]) {
+    int at = 0;
+    while (at < s->n_producers && memcmp(s->producer[at].boot, boot, PG_BOOT_BYTES) != 0)
+        at++;
+    bool known = at < s->n_producers;
+    if (!known && s->n_producers < PG_STREAM_BOOTS)
+        s->n_producers++;
+    if (!known)
+        at = s->n_producers - 1;
+    uint64_t highest = s->producer[at].highest;
+    memmove(&s->producer[1], &s->producer[0], (size_t)at * sizeof s->producer[0]);
+    memcpy(s->producer[0].boot, boot, PG_BOOT_BYTES);
+    s->producer[0].highest = highest;
+    return known;
+}
+
 pg_seq pg_stream_note_seq(pg_stream *stream, const pg_frame *frame, uint64_t *gap) {
     *gap = 0;
-    bool known = stream->has_boot && memcmp(stream->boot, frame->boot, PG_BOOT_BYTES) == 0;
-    if (known && frame->seq <= stream->highest)
+    bool known = bring_to_front(stream, frame->boot);
+    uint64_t *highest = &stream->producer[0].highest;
+    if (known && frame->seq <= *highest)
         return PG_SEQ_OLD;
     if (known) {
         /* a jump of 2^32 or more is a counter gone wrong, not so many lost frames */
-        uint64_t jump = frame->seq - stream->highest;
+        uint64_t jump = frame->seq - *highest;
         *gap = jump < UINT64_C(1) << 32 ? jump - 1 : 0;
     }
-    stream->has_boot = true;
-    memcpy(stream->boot, frame->boot, PG_BOOT_BYTES);
-    stream->highest = frame->seq;
+    *highest = frame->seq;
     return PG_SEQ_GOOD;
 }

@@ -5,6 +5,8 @@
 
 #include "daemon/queue.h"
 
+enum { PG_STREAM_BOOTS = 4 };
+
 struct pg_stream {
     char id[PG_STREAM_MAX + 1];
     const pg_stream_config *config;
@@ -22,9 +24,13 @@ struct pg_stream {
     int in_flight;       /* waiting, computing, or waiting to be sent */
     pg_result *first, *last; /* computing or ready, in order of acceptance */
 
-    bool has_boot;       /* the producer's numbers */
-    uint8_t boot[PG_BOOT_BYTES];
-    uint64_t highest;
+    /* the producers' numbers, the most recent first: two that share a stream id by mistake, or a
+     * late frame from before a restart, must not make seq seem to fall */
+    struct {
+        uint8_t boot[PG_BOOT_BYTES];
+        uint64_t highest;
+    } producer[PG_STREAM_BOOTS];
+    int n_producers;
     pg_stream *next_hash;
 };
 

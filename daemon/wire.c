@@ -153,6 +153,36 @@ static bool read_value(cursor *c, value *v) {
     }
 }
 
+/* Length of the UTF-8 sequence at text, 0 if it is none; *code: the character. */
+static size_t utf8_step(const uint8_t *text, size_t left, uint32_t *code) {
+    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+    uint8_t b = text[0];
+    *code = b;
+    if (b < 0x80)
+        return 1;
+    size_t n = b >= 0xf0 && b <= 0xf4 ? 4 : b >= 0xe0 && b < 0xf0 ? 3 : b >= 0xc2 && b < 0xe0 ? 2 : 0;
+    if (n == 0 || n > left)
+        return 0;
+    *code = b & (0xffu >> (n + 1));
+    for (size_t i = 1; i < n; i++) {
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+        *code = *code << 6 | (text[i] & 0x3fu);
+    }
+    bool surrogate = *code >= 0xd800 && *code <= 0xdfff;
+    return *code < smallest[n] || *code > 0x10ffff || surrogate ? 0 : n;
+}
+
+static bool is_utf8(const uint8_t *text, uint64_t size) {
+    uint32_t code;
+    for (uint64_t at = 0, step; at < size; at += step) {
+        step = utf8_step(text + at, size - at, &code);
+        if (step == 0)
+            return false;
+    }
+    return true;
+}
+
 enum { DEPTH_LIMIT = 32 };
 
 /* Walks over one whole value. `left[d]` is what the container at depth d still owes. */
@@ -172,6 +202,8 @@ static bool skip_value(cursor *c, int max_depth, int *nodes) {
         value v;
         if (++*nodes > PG_WIRE_NODES_MAX || !read_value(c, &v))
             return false;
+        if (v.kind == K_STR && !is_utf8(v.data, v.size)) /* it would break readers of `meta` */
+            return false;
         if (v.kind == K_ARRAY || v.kind == K_MAP) {
             if (depth == max_depth)
                 return false;
@@ -190,26 +222,6 @@ bool pg_wire_check(pg_bytes bytes, int max_depth) {
 
 /* ---- stream ids ---- */
 
-/* Length of the UTF-8 sequence at text, 0 if it is none or a control character. */
-static size_t utf8_step(const uint8_t *text, size_t left) {
-    uint8_t b = text[0];
-    if (b < 0x80)
-        return b >= 0x20 && b != 0x7f ? 1 : 0;
-    size_t n = b >= 0xf0 && b <= 0xf4 ? 4 : b >= 0xe0 && b < 0xf0 ? 3 : b >= 0xc2 && b < 0xe0 ? 2 : 0;
-    if (n == 0 || n > left)
-        return 0;
-    uint32_t code = b & (0xffu >> (n + 1));
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-        code = code << 6 | (text[i] & 0x3fu);
-    }
-    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-    bool surrogate = code >= 0xd800 && code <= 0xdfff;
-    bool control = code < 0xa0; /* C1 */
-    return code < smallest[n] || code > 0x10ffff || surrogate || control ? 0 : n;
-}
-
 bool pg_wire_stream_id_valid(const uint8_t *text, size_t size) {
     static const char alert[] = "alert.", status[] = "status";
     if (size == 0 || size > PG_STREAM_MAX || text[0] == '_')
@@ -219,8 +231,9 @@ bool pg_wire_stream_id_valid(const uint8_t *text, size_t size) {
     if (size == sizeof status - 1 && memcmp(text, status, size) == 0)
         return false;
     for (size_t at = 0, step; at < size; at += step) {
-        step = utf8_step(text + at, size - at);
-        if (step == 0)
+        uint32_t code;
+        step = utf8_step(text + at, size - at, &code);
+        if (step == 0 || code < 0x20 || (code >= 0x7f && code < 0xa0))
             return false;
     }
     return true;

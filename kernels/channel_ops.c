@@ -183,8 +183,8 @@ void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *
     memset(sums, 0, (size_t)(ranges * channels) * sizeof *sums);
 #pragma omp parallel for schedule(static) if (ranges > 1)
     for (int64_t r = 0; r < ranges; r++)
-        gap_range(r * rows, smaller((r + 1) * rows, positions), channels, y, shift, inverse,
-                  act.lo, act.hi, sums + r * channels);
+        gap_range(r * rows, smaller((r + 1) * rows, positions), channels, y, shift, inverse, act.lo,
+                  act.hi, sums + r * channels);
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0;
         for (int64_t r = 0; r < ranges; r++)

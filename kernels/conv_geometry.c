@@ -76,8 +76,9 @@ static pg_err finish_axis(const pg_op_def *def, auto_pad mode, axis *a, pg_diag 
     }
     int64_t room = a->in + a->begin + a->end - reach;
     if (room < 0)
-        return REFUSE(def, diag, "a kernel reaching over %" PRId64
-                      " positions does not fit into %" PRId64 " (padding included)",
+        return REFUSE(def, diag,
+                      "a kernel reaching over %" PRId64 " positions does not fit into %" PRId64
+                      " (padding included)",
                       reach, a->in + a->begin + a->end);
     a->out = room / a->stride + 1;
     return PG_OK;
@@ -131,7 +132,7 @@ pg_err pg_conv_geometry_read(const pg_op_def *def, pg_conv_geometry *out, pg_sha
     if (err)
         return err;
 
-    int n = x->rank - 2;           /* spatial axes of the node */
+    int n = x->rank - 2;                   /* spatial axes of the node */
     axis *used = n == 1 ? axes + 1 : axes; /* a 1-D convolution is one of height 1 */
     for (int i = 0; i < n; i++) {
         used[i].in = x->dims[2 + i];

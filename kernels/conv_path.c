@@ -1,8 +1,8 @@
 /* oneDNN is asked twice. First for channels-last input and output, which is what everything around
  * a convolution uses; on any processor with vector units there is a good implementation for that.
- * If the answer is the reference loop (a thousand times slower), it is asked again to choose its own
- * layouts, and the two reorders this takes become part of the path. If that is the reference loop
- * too, it is accepted, and its name shows in `inspect`.
+ * If the answer is the reference loop (a thousand times slower), it is asked again to choose its
+ * own layouts, and the two reorders this takes become part of the path. If that is the reference
+ * loop too, it is accepted, and its name shows in `inspect`.
  *
  * Weights are handed over in whatever layout the library asks for: forward and backward want
  * different ones, so each path packs its own copy. */
@@ -204,8 +204,8 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
         path->out_bytes = round_up(dnnl_memory_desc_get_size(path->out));
         status = make_reorder(path->out, path->our_out, &path->reorder_out);
     }
-    path->scratch_bytes = path->in_bytes + path->out_bytes +
-                          round_up(dnnl_memory_desc_get_size(path->scratchpad_md));
+    path->scratch_bytes =
+        path->in_bytes + path->out_bytes + round_up(dnnl_memory_desc_get_size(path->scratchpad_md));
     return status;
 }
 
@@ -274,8 +274,7 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
     dnnl_status_t status = dnnl_success;
     for (size_t i = 0; !status && i < sizeof list / sizeof list[0]; i++)
         if (list[i].wanted)
-            status =
-                dnnl_memory_create(list[i].memory, list[i].md, pg_dnnl_engine(), list[i].data);
+            status = dnnl_memory_create(list[i].memory, list[i].md, pg_dnnl_engine(), list[i].data);
     return status;
 }
 
@@ -289,7 +288,8 @@ pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, v
         pg_conv_run_free(run);
         return pg_dnnl_check(status, "convolution", diag);
     }
-    add_arg(run, path->backward ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC, run->in ? run->in : run->our_in);
+    add_arg(run, path->backward ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC,
+            run->in ? run->in : run->our_in);
     add_arg(run, path->backward ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST,
             run->out ? run->out : run->our_out);
     add_arg(run, DNNL_ARG_WEIGHTS, run->weights);

@@ -27,7 +27,7 @@ typedef struct pg_conv_path {
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
     pg_md our_in, our_out, in, out, weights_md, bias_md, scratchpad_md;
     float *weights;
-    float *bias; /* NULL: none */
+    float *bias;                /* NULL: none */
     size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
 } pg_conv_path;
 

@@ -1,8 +1,8 @@
 /* The difference between oneDNN 2.6 and 3.x, in one place. Only kernels include this file.
  *
- * The two generations differ where a primitive is described: 2.x passes memory descriptors as public
- * structs and describes an operation in two steps, 3.x hides the descriptors behind pointers and
- * needs one call. Here a descriptor is a heap object in both, owned by whoever made it, and an
+ * The two generations differ where a primitive is described: 2.x passes memory descriptors as
+ * public structs and describes an operation in two steps, 3.x hides the descriptors behind pointers
+ * and needs one call. Here a descriptor is a heap object in both, owned by whoever made it, and an
  * operation is one call. What is the same in both (memory, execute, query of implementation names,
  * sgemm) is used directly.
  */

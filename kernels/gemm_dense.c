@@ -1,6 +1,6 @@
 /* A fully connected layer: Y[M,N] = A[M,K] W^T + bias, with W kept once, row-major [N,K], whatever
- * way round the file has it. At batch 1 there is one row (M == 1) and the time is that of reading W;
- * with more rows (tokens) it is a proper matrix product. */
+ * way round the file has it. At batch 1 there is one row (M == 1) and the time is that of reading
+ * W; with more rows (tokens) it is a proper matrix product. */
 #include "kernels/gemm.h"
 
 #include "kernels/gemv.h"
@@ -52,8 +52,7 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
         pg_gemv(s->n, s->k, dense->weights, io->src[0], dense->bias, y);
         return PG_OK;
     }
-    pg_err err =
-        pg_sgemm(s->trans_a, true, s->m, s->n, s->k, 1, io->src[0], dense->weights, 0, y);
+    pg_err err = pg_sgemm(s->trans_a, true, s->m, s->n, s->k, 1, io->src[0], dense->weights, 0, y);
     if (!err)
         pg_gemm_add_bias(s->m, s->n, dense->bias, dense->bias_rows, y);
     return err;

@@ -8,7 +8,7 @@
 
 typedef struct product_op {
     pg_op op;
-    pg_gemm_spec spec; /* its constants: until prepare */
+    pg_gemm_spec spec;   /* its constants: until prepare */
     float *constants[2]; /* owned copies of A, B where they are constant */
     float *bias;
     int64_t bias_rows;
@@ -145,7 +145,7 @@ pg_err pg_gemm_product_create(const pg_op_def *def, const pg_gemm_spec *spec, co
     product->batches = 1;
     for (int i = 0; i < spec->batch_rank; i++)
         product->batches *= spec->batch_dims[i];
-    product->op.flops = 2 * (uint64_t)product->batches * (uint64_t)spec->m * (uint64_t)spec->n *
-                        (uint64_t)spec->k;
+    product->op.flops =
+        2 * (uint64_t)product->batches * (uint64_t)spec->m * (uint64_t)spec->n * (uint64_t)spec->k;
     return PG_OK;
 }

@@ -34,8 +34,8 @@ void pg_gemv(int64_t rows, int64_t cols, const float *w, const float *x, const f
 }
 
 /* Two rows at a time halve the traffic on d_x. */
-PG_CLONES static void add_rows(int64_t count, float d0, const float *w0, float d1,
-                               const float *w1, float *d_x) {
+PG_CLONES static void add_rows(int64_t count, float d0, const float *w0, float d1, const float *w1,
+                               float *d_x) {
     for (int64_t k = 0; k < count; k++)
         d_x[k] += d0 * w0[k] + d1 * w1[k];
 }

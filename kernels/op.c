@@ -154,8 +154,8 @@ pg_err pg_def_float(const pg_op_def *def, const char *name, float fallback, floa
     return PG_OK;
 }
 
-pg_err pg_def_string(const pg_op_def *def, const char *name, const char *fallback,
-                     const char **out, pg_diag *diag) {
+pg_err pg_def_string(const pg_op_def *def, const char *name, const char *fallback, const char **out,
+                     pg_diag *diag) {
     const pg_attr *attr = pg_def_attr(def, name);
     if (attr && attr->type != PG_ATTR_STRING)
         return wrong_type(def, name, "a string", diag);

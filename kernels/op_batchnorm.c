@@ -30,8 +30,7 @@ static pg_err check_inputs(const pg_op_def *def, pg_diag *diag) {
     for (int i = SCALE; i < INPUTS; i++) {
         if (!in[i].present || !in[i].constant || in[i].constant->dtype != PG_F32)
             return refuse(def, diag, "scale, bias, mean and variance must be constants");
-        if (in[i].constant->shape.rank != 1 ||
-            in[i].constant->shape.dims[0] != in[0].shape.dims[1])
+        if (in[i].constant->shape.rank != 1 || in[i].constant->shape.dims[0] != in[0].shape.dims[1])
             return refuse(def, diag, "scale, bias, mean and variance must have C values each");
     }
     return PG_OK;

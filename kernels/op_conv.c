@@ -78,8 +78,8 @@ static pg_err check_constant(const pg_op_def *def, int index, const char *what, 
                        "supported",
                        def->node, def->type, what);
     if (value->dtype != PG_F32)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its %s are not floating point",
-                       def->node, def->type, what);
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its %s are not floating point", def->node,
+                       def->type, what);
     return PG_OK;
 }
 
@@ -220,7 +220,9 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     pg_conv_path_spec spec = {
         .geometry = &conv->geometry,
         .weights = weights ? weights : conv->weights->f,
-        .bias = bias ? bias : conv->bias ? conv->bias->f : NULL,
+        .bias = bias         ? bias
+                : conv->bias ? conv->bias->f
+                             : NULL,
         .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
         .lo = conv->lo,
         .hi = conv->hi,
@@ -319,8 +321,8 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
     if (!err && io->d_src && io->d_src[0]) {
         char *rest = scratch + conv->scratch.path;
         const float *gradient = (const float *)(void *)(scratch + conv->scratch.gradient);
-        err = pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward,
-                               diag);
+        err =
+            pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward, diag);
         if (!err)
             err = pg_conv_run_make(&conv->backward, gradient, io->d_src[0], rest,
                                    &s->backward_scratch, diag);
@@ -397,8 +399,8 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
     }
     if (io->prune && io->prune->keep)
         gradient = apply_prune(conv, io, gradient);
-    return pg_conv_run_execute(&conv->backward, gradient == io->d_dst[0] ? &state->backward
-                                                                        : &state->backward_scratch);
+    return pg_conv_run_execute(
+        &conv->backward, gradient == io->d_dst[0] ? &state->backward : &state->backward_scratch);
 }
 
 const pg_op_class pg_conv_class = {

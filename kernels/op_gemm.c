@@ -14,9 +14,9 @@
 
 pg_err pg_sgemm(bool trans_a, bool trans_b, int64_t rows, int64_t cols, int64_t inner, float alpha,
                 const float *a, const float *b, float beta, float *out) {
-    dnnl_status_t status = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', rows, cols, inner,
-                                      alpha, a, trans_a ? rows : inner, b, trans_b ? inner : cols,
-                                      beta, out, cols);
+    dnnl_status_t status =
+        dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', rows, cols, inner, alpha, a,
+                   trans_a ? rows : inner, b, trans_b ? inner : cols, beta, out, cols);
     return pg_dnnl_check(status, "matrix product", NULL);
 }
 
@@ -71,8 +71,9 @@ static pg_err read_gemm_bias(const pg_op_def *def, pg_gemm_spec *spec, pg_diag *
         return PG_OK;
     const pg_op_input *c = &def->inputs[2];
     if (c->constant == NULL)
-        return REFUSE(def, diag, "%s", "its third input (C) is computed at run time; only a "
-                                       "constant is supported");
+        return REFUSE(def, diag, "%s",
+                      "its third input (C) is computed at run time; only a "
+                      "constant is supported");
     char text[PG_SHAPE_TEXT];
     int rank = c->shape.rank;
     int64_t cols = rank >= 1 ? c->shape.dims[rank - 1] : 1;
@@ -126,8 +127,8 @@ static pg_err create_gemm(const pg_op_def *def, pg_op **out, pg_diag *diag) {
 
 /* ---- MatMul ---- */
 
-/* Size of batch axis `i` (counted from the first of `rank` axes) of an operand that has `have` batch
- * axes, aligned at the last one. */
+/* Size of batch axis `i` (counted from the first of `rank` axes) of an operand that has `have`
+ * batch axes, aligned at the last one. */
 static int64_t batch_size(const pg_shape *shape, int have, int rank, int i) {
     int axis = i - (rank - have);
     return axis < 0 ? 1 : shape->dims[axis];
@@ -152,8 +153,7 @@ static bool read_batch(const pg_shape *a, const pg_shape *b, pg_gemm_spec *spec)
     return true;
 }
 
-static pg_err read_matmul(const pg_op_def *def, pg_gemm_spec *spec, pg_shape *dst,
-                          pg_diag *diag) {
+static pg_err read_matmul(const pg_op_def *def, pg_gemm_spec *spec, pg_shape *dst, pg_diag *diag) {
     pg_err err = check_operands(def, diag);
     if (err)
         return err;

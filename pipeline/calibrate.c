@@ -190,8 +190,9 @@ static pg_err take_all(job *j, pg_diag *diag) {
             return err;
     }
     if (j->report->samples == 0)
-        return pg_fail(diag, PG_EINPUT, "%s: none of %" PRIu64 " files could be used; the first: %s",
-                       o->data, total, j->report->first_broken);
+        return pg_fail(diag, PG_EINPUT,
+                       "%s: none of %" PRIu64 " files could be used; the first: %s", o->data, total,
+                       j->report->first_broken);
     return PG_OK;
 }
 
@@ -226,8 +227,8 @@ static pg_err save(job *j, pg_diag *diag) {
 
 static pg_err run(job *j, pg_diag *diag) {
     pg_err err;
-    if ((err = open_model(j, diag)) || (err = list_files(j, diag)) ||
-        (err = make_ready(j, diag)) || (err = take_all(j, diag)))
+    if ((err = open_model(j, diag)) || (err = list_files(j, diag)) || (err = make_ready(j, diag)) ||
+        (err = take_all(j, diag)))
         return err;
     summarise(j);
     return save(j, diag);

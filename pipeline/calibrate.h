@@ -25,16 +25,16 @@ typedef struct pg_calibrate_options {
 } pg_calibrate_options;
 
 typedef struct pg_calibrate_report {
-    uint64_t files;        /* .jpg .jpeg .png .npy found */
-    uint64_t samples;      /* taken in */
-    uint64_t broken;       /* refused: counted, not fatal */
+    uint64_t files;         /* .jpg .jpeg .png .npy found */
+    uint64_t samples;       /* taken in */
+    uint64_t broken;        /* refused: counted, not fatal */
     char first_broken[512]; /* which, and why; "" for none */
-    int64_t classes;       /* of the model */
+    int64_t classes;        /* of the model */
     int64_t classes_seen;
     int64_t classes_testable; /* with at least two samples, and two of other classes */
-    uint64_t fewest, most; /* samples of a seen class */
+    uint64_t fewest, most;    /* samples of a seen class */
     int convs;
-    char sha256[65];       /* of the file written */
+    char sha256[65]; /* of the file written */
 } pg_calibrate_report;
 
 /* PG_ECONFIG: DIR cannot be read, or a folder's name is no class; PG_EMODEL; PG_EINPUT: no usable

@@ -36,7 +36,8 @@ int64_t pg_channel_stats_classes(const pg_channel_stats *stats);
 uint64_t pg_channel_stats_count(const pg_channel_stats *stats, int64_t klass);
 
 /* One channel's samples of a class / of all other classes / of all, variance with divisor n - 1 (0
- * below two samples). The latter two need pg_channel_stats_seal since the last change; load seals. */
+ * below two samples). The latter two need pg_channel_stats_seal since the last change; load seals.
+ */
 pg_sample pg_channel_stats_class(const pg_channel_stats *stats, int64_t klass, int conv,
                                  int64_t channel);
 pg_sample pg_channel_stats_rest(const pg_channel_stats *stats, int64_t klass, int conv,
@@ -47,8 +48,9 @@ pg_err pg_channel_stats_seal(pg_channel_stats *stats, pg_diag *diag);
 /* Writes the file atomically. PG_EFAIL, PG_ENOMEM. */
 pg_err pg_channel_stats_save(const pg_channel_stats *stats, const char *path, pg_diag *diag);
 
-/* Reads a file; `sha256` (may be NULL) receives its digest. PG_ECONFIG: cannot be opened. PG_EMODEL,
- * with a sentence that says which: no statistics file, cut, damaged, of a newer version. */
+/* Reads a file; `sha256` (may be NULL) receives its digest. PG_ECONFIG: cannot be opened.
+ * PG_EMODEL, with a sentence that says which: no statistics file, cut, damaged, of a newer version.
+ */
 pg_err pg_channel_stats_load(const char *path, pg_channel_stats **out, uint8_t sha256[32],
                              pg_diag *diag);
 

@@ -6,8 +6,8 @@
  *   per class seen, ascending: u32 class, u32 0, u64 count, f64 mean [channels], f64 m2 [channels]
  *   sha256 of everything before [32]
  *
- * The length in front tells a cut file from a damaged one; the digest at the end finds every flipped
- * bit, before a single number is believed. */
+ * The length in front tells a cut file from a damaged one; the digest at the end finds every
+ * flipped bit, before a single number is believed. */
 #include "pipeline/channel_stats_file.h"
 
 #include <inttypes.h>

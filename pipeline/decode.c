@@ -1,7 +1,6 @@
 #include "pipeline/decode.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <string.h>
 #include <turbojpeg.h>
 
@@ -77,15 +76,23 @@ static pg_drop check_size(const pg_decoder *decoder, const pg_frame *frame, int6
     return PG_DROP_NONE;
 }
 
+/* TurboJPEG 2.1 leaves a failed header half read and would go on inside it with the next picture:
+ * after any failure the handle is replaced. */
+static pg_drop broken_jpeg(pg_decoder *decoder, pg_diag *diag) {
+    pg_fail(diag, PG_EINPUT, "broken JPEG: %s", tjGetErrorStr2(decoder->jpeg));
+    tjDestroy(decoder->jpeg);
+    decoder->jpeg = tjInitDecompress();
+    return PG_DROP_MALFORMED;
+}
+
 static pg_drop decode_jpeg(pg_decoder *decoder, const pg_frame *frame, pg_picture *out,
                            pg_diag *diag) {
     int width = 0, height = 0, subsampling = 0, colours = 0;
-    if (frame->pixels.size > ULONG_MAX ||
-        tjDecompressHeader3(decoder->jpeg, frame->pixels.data, (unsigned long)frame->pixels.size,
-                            &width, &height, &subsampling, &colours) != 0) {
-        pg_fail(diag, PG_EINPUT, "broken JPEG: %s", tjGetErrorStr2(decoder->jpeg));
-        return PG_DROP_MALFORMED;
-    }
+    if (!decoder->jpeg && !(decoder->jpeg = tjInitDecompress()))
+        return drop(diag, PG_DROP_INFER_ERROR, "no memory for a JPEG decoder");
+    if (tjDecompressHeader3(decoder->jpeg, frame->pixels.data, (unsigned long)frame->pixels.size,
+                            &width, &height, &subsampling, &colours) != 0)
+        return broken_jpeg(decoder, diag);
     pg_drop reason = check_size(decoder, frame, width, height, diag);
     if (reason)
         return reason;
@@ -95,10 +102,8 @@ static pg_drop decode_jpeg(pg_decoder *decoder, const pg_frame *frame, pg_pictur
         return drop(diag, PG_DROP_INFER_ERROR, "no memory for the decoded picture");
     int flags = TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS | TJFLAG_ACCURATEDCT;
     if (tjDecompress2(decoder->jpeg, frame->pixels.data, (unsigned long)frame->pixels.size,
-                      decoder->rgb.data, width, width * 3, height, TJPF_RGB, flags) != 0) {
-        pg_fail(diag, PG_EINPUT, "broken JPEG: %s", tjGetErrorStr2(decoder->jpeg));
-        return PG_DROP_MALFORMED;
-    }
+                      decoder->rgb.data, width, width * 3, height, TJPF_RGB, flags) != 0)
+        return broken_jpeg(decoder, diag);
     *out = (pg_picture){decoder->rgb.data, width, height, (int64_t)width * 3, 3, false};
     return PG_DROP_NONE;
 }
@@ -139,8 +144,8 @@ static pg_drop look_at_raw(const pg_frame *frame, pg_picture *out, pg_diag *diag
                 width, height, channels, stride, frame->pixels.size);
         return PG_DROP_BAD_SHAPE;
     }
-    *out = (pg_picture){frame->pixels.data, width,    height,
-                        stride,             channels, frame->format == PG_FMT_BGR24};
+    *out = (pg_picture){frame->pixels.data,           width, height, stride, channels,
+                        frame->format == PG_FMT_BGR24};
     return PG_DROP_NONE;
 }
 

@@ -11,15 +11,15 @@ struct pg_explainer {
     const pg_explain_options *options; /* borrowed */
     pg_model *model;
     const pg_model_info *info;
-    pg_labels *labels;        /* NULL: none */
-    pg_channel_stats *stats;  /* NULL: none */
-    char stats_sha256[65];    /* "" without */
+    pg_labels *labels;       /* NULL: none */
+    pg_channel_stats *stats; /* NULL: none */
+    char stats_sha256[65];   /* "" without */
     pg_layers layers;
     pg_select_source source;
     bool can_prune;
-    char cannot_prune[512];   /* why not */
+    char cannot_prune[512]; /* why not */
     const pg_saliency *method;
-    int64_t target;           /* -1: top1 */
+    int64_t target; /* -1: top1 */
 };
 
 /* Opens the model of these options and checks that it takes pictures; shared with calibration. */

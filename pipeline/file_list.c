@@ -40,8 +40,8 @@ static pg_err append(pg_file_list *list, const char *path, const char *folder, p
 
 static pg_err scan(const char *directory, const char *folder, pg_file_list *list, pg_diag *diag);
 
-static pg_err visit(const char *directory, const char *folder, const char *name,
-                    pg_file_list *list, pg_diag *diag) {
+static pg_err visit(const char *directory, const char *folder, const char *name, pg_file_list *list,
+                    pg_diag *diag) {
     char path[PATH_MAX];
     int n = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (n < 0 || (size_t)n >= sizeof path)

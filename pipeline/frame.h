@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 enum {
-    PG_STREAM_MAX = 128,   /* bytes of a stream id, without the NUL */
+    PG_STREAM_MAX = 128, /* bytes of a stream id, without the NUL */
     PG_BOOT_BYTES = 16,
-    PG_TARGET_MAX = 128,   /* bytes of a class name */
+    PG_TARGET_MAX = 128, /* bytes of a class name */
 };
 
 typedef enum pg_pixel_format {
@@ -34,18 +34,18 @@ typedef struct pg_frame {
     int64_t arrival_ns; /* on the daemon's clock, since the epoch */
     pg_pixel_format format;
     int64_t width, height, stride; /* stride in bytes; 0: rows are packed */
-    pg_bytes pixels;    /* borrowed from the message */
+    pg_bytes pixels;               /* borrowed from the message */
 
     /* what to explain; neither: the stream's or the configuration's own target */
-    int64_t target_class;               /* -1: not given */
+    int64_t target_class;                /* -1: not given */
     char target_name[PG_TARGET_MAX + 1]; /* "": not given */
 
     bool has_roi;
-    double roi[4];      /* x, y, width, height in frame pixels */
-    bool has_decision;  /* what the production model said */
+    double roi[4];     /* x, y, width, height in frame pixels */
+    bool has_decision; /* what the production model said */
     int64_t decision_class;
     double decision_score;
-    int64_t label;      /* ground truth, -1: not given */
+    int64_t label;        /* ground truth, -1: not given */
     pg_bytes meta, trace; /* raw msgpack values, passed through; borrowed */
 } pg_frame;
 

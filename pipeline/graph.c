@@ -50,12 +50,17 @@ pg_conv_info *pg_graph_add_conv(pg_graph *graph) {
     return &convs[graph->n_convs++];
 }
 
-pg_node *pg_graph_add_node(pg_graph *graph, struct pg_op **op, const pg_op_def *def, const int *src,
-                           const char *const *dst_names) {
+bool pg_graph_append(pg_graph *graph, const pg_node *node) {
     pg_node *nodes = make_room(graph->nodes, graph->n_nodes, &graph->node_room, sizeof *nodes);
     if (nodes == NULL)
-        return NULL;
+        return false;
     graph->nodes = nodes;
+    nodes[graph->n_nodes++] = *node;
+    return true;
+}
+
+pg_node *pg_graph_add_node(pg_graph *graph, struct pg_op **op, const pg_op_def *def, const int *src,
+                           const char *const *dst_names) {
     int n_src = (*op)->n_src, n_dst = (*op)->n_dst;
     pg_node node = {.def = def, .conv = -1};
     node.src = pg_pool_array(graph->pool, (size_t)n_src, sizeof *node.src);
@@ -70,9 +75,10 @@ pg_node *pg_graph_add_node(pg_graph *graph, struct pg_op **op, const pg_op_def *
             return NULL;
     }
     node.op = *op;
+    if (!pg_graph_append(graph, &node))
+        return NULL;
     *op = NULL;
-    nodes[graph->n_nodes] = node;
-    return &nodes[graph->n_nodes++];
+    return &graph->nodes[graph->n_nodes - 1];
 }
 
 void pg_graph_compact(pg_graph *graph) {
@@ -83,15 +89,12 @@ void pg_graph_compact(pg_graph *graph) {
     graph->n_nodes = kept;
 }
 
-void pg_graph_readers(const pg_graph *graph, int *count, int *reader) {
-    for (int v = 0; v < graph->n_values; v++)
-        count[v] = 0, reader[v] = -1;
+void pg_graph_readers(const pg_graph *graph, int *count) {
+    memset(count, 0, (size_t)graph->n_values * sizeof *count);
     for (int i = 0; i < graph->n_nodes; i++) {
         const pg_node *node = &graph->nodes[i];
-        for (int k = 0; node->op != NULL && k < node->op->n_src; k++) {
+        for (int k = 0; node->op != NULL && k < node->op->n_src; k++)
             count[node->src[k]]++;
-            reader[node->src[k]] = i;
-        }
     }
 }
 

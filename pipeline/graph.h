@@ -43,15 +43,17 @@ int pg_graph_add_value(pg_graph *graph, const char *name, const pg_shape *shape)
 pg_node *pg_graph_add_node(pg_graph *graph, struct pg_op **op, const pg_op_def *def, const int *src,
                            const char *const *dst_names);
 
+/* Appends a node as it is; false if memory is out, and then its operator is still the caller's. */
+bool pg_graph_append(pg_graph *graph, const pg_node *node);
+
 /* Appends an empty convolution record; NULL if memory is out. */
 pg_conv_info *pg_graph_add_conv(pg_graph *graph);
 
 /* Removes nodes whose operator is NULL, keeping the order. */
 void pg_graph_compact(pg_graph *graph);
 
-/* For every value how many node inputs read it, and one of the readers (-1: none). Arrays of
- * n_values, from the caller. */
-void pg_graph_readers(const pg_graph *graph, int *count, int *reader);
+/* For every value how many node inputs read it. */
+void pg_graph_readers(const pg_graph *graph, int *count);
 
 /* For every value the node that makes it, -1: the input. */
 void pg_graph_makers(const pg_graph *graph, int *maker);

@@ -10,7 +10,7 @@
 enum { LABEL_FILE_MAX = 16 << 20 };
 
 struct pg_labels {
-    char *text; /* the file, line ends replaced by NUL */
+    char *text;         /* the file, line ends replaced by NUL */
     const char **names; /* [count], into text */
     int64_t count;
 };

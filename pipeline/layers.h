@@ -9,10 +9,10 @@
  * `channels` bytes: those of layer i from offset[i]. */
 typedef struct pg_layers {
     int count;
-    int *convs;        /* [count] number of the convolution */
-    int64_t *offset;   /* [count + 1] */
-    int64_t channels;  /* of all selected convolutions */
-    int64_t widest;    /* channels of the one with most */
+    int *convs;       /* [count] number of the convolution */
+    int64_t *offset;  /* [count + 1] */
+    int64_t channels; /* of all selected convolutions */
+    int64_t widest;   /* channels of the one with most */
 } pg_layers;
 
 /* Resolves options->layers*: the default is the later half, floor(n / 2) convolutions; a ratio r

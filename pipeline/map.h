@@ -9,9 +9,9 @@
 /* One worker's scratch for maps of one size. */
 typedef struct pg_map_scratch {
     int64_t height, width;
-    int radius;       /* of the smoothing kernel, 0: none */
-    float *kernel;    /* [radius + 1], from the middle outwards */
-    float *values;    /* [2, H W]: sorted magnitudes, and room for sorting and smoothing */
+    int radius;    /* of the smoothing kernel, 0: none */
+    float *kernel; /* [radius + 1], from the middle outwards */
+    float *values; /* [2, H W]: sorted magnitudes, and room for sorting and smoothing */
 } pg_map_scratch;
 
 /* `sigma`: of the Gaussian in pixels, 0: no smoothing. PG_ENOMEM; PG_ECONFIG: sigma above 100. */
@@ -35,7 +35,8 @@ const float *pg_map_sort(pg_map_scratch *scratch, const float *map);
 /* The p-th percentile (0 .. 100) of ascending values, interpolated linearly. */
 double pg_map_percentile(const float *sorted, int64_t count, double p);
 
-/* Gini coefficient of ascending non-negative values: 0 uniform .. 1 - 1/n all in one. 0 for zeros. */
+/* Gini coefficient of ascending non-negative values: 0 uniform .. 1 - 1/n all in one. 0 for zeros.
+ */
 double pg_map_gini(const float *sorted, int64_t count);
 
 /* Shannon entropy of |map| as a distribution, divided by ln(count): 0 one pixel .. 1 uniform. 0 for

@@ -69,9 +69,8 @@ static bool parse_header(cursor c, bool *is_f4, bool *fortran, pg_shape *shape) 
             *is_f4 = take(&c, "'<f4'");
             if (!*is_f4) {
                 skip_spaces(&c);
-                const char *close = c.end - c.at > 1 ? memchr(c.at + 1, '\'',
-                                                              (size_t)(c.end - c.at - 1))
-                                                     : NULL;
+                const char *close =
+                    c.end - c.at > 1 ? memchr(c.at + 1, '\'', (size_t)(c.end - c.at - 1)) : NULL;
                 if (c.at >= c.end || *c.at != '\'' || !close)
                     return true; /* a structured type: not float32, whatever else it says */
                 c.at = close + 1;
@@ -130,8 +129,10 @@ pg_err pg_npy_parse(const uint8_t *data, size_t size, pg_npy *out, pg_diag *diag
         return pg_fail(diag, PG_EINPUT, "the shape of the .npy file is out of bounds");
     size_t have = size - prefix - length;
     if ((uint64_t)count * 4 != have)
-        return pg_fail(diag, PG_EINPUT, "the .npy file holds %zu bytes of values, its shape says "
-                       "%" PRId64, have, count * 4);
+        return pg_fail(diag, PG_EINPUT,
+                       "the .npy file holds %zu bytes of values, its shape says "
+                       "%" PRId64,
+                       have, count * 4);
     out->values = data + prefix + length;
     out->bytes = have;
     return PG_OK;

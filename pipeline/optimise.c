@@ -8,7 +8,7 @@
 
 typedef struct optimiser {
     pg_graph *graph;
-    int *readers, *reader, *maker; /* per value; kept right while rewriting */
+    int *readers, *maker; /* per value; kept right while rewriting */
     bool *marks;                   /* per value */
 } optimiser;
 
@@ -188,13 +188,12 @@ static pg_err fuse_gate(optimiser *o, pg_node *mul, pg_diag *diag) {
     mul->def = NULL;
     mul->src[0] = x;
     o->readers[x]--;
-    o->reader[x] = (int)(mul - o->graph->nodes);
     return PG_OK;
 }
 
 static pg_err rewrite(optimiser *o, pg_diag *diag) {
     pg_graph *g = o->graph;
-    pg_graph_readers(g, o->readers, o->reader);
+    pg_graph_readers(g, o->readers);
     pg_graph_makers(g, o->maker);
     for (int i = 0; i < g->n_nodes; i++) { /* in order: batch norm before activation */
         pg_node *node = &g->nodes[i];
@@ -216,18 +215,16 @@ pg_err pg_optimise(pg_graph *graph, pg_diag *diag) {
     size_t n = (size_t)graph->n_values;
     optimiser o = {.graph = graph,
                    .readers = pg_malloc(n * sizeof(int)),
-                   .reader = pg_malloc(n * sizeof(int)),
                    .maker = pg_malloc(n * sizeof(int)),
                    .marks = pg_malloc(n * sizeof(bool))};
     pg_err err = out_of_memory(diag);
-    if (o.readers != NULL && o.reader != NULL && o.maker != NULL && o.marks != NULL) {
+    if (o.readers != NULL && o.maker != NULL && o.marks != NULL) {
         remove_dead(&o);
         err = rewrite(&o, diag);
         if (err == PG_OK)
             err = mark_path(&o, diag);
     }
     pg_free(o.readers);
-    pg_free(o.reader);
     pg_free(o.maker);
     pg_free(o.marks);
     if (err == PG_OK && diag != NULL)

@@ -9,20 +9,20 @@
 /* One worker's. */
 typedef struct pg_pass {
     pg_session *session;
-    float *input;        /* the network's input, in `layout` */
+    float *input; /* the network's input, in `layout` */
     pg_layout layout;
     int64_t input_count; /* values of the input */
     int64_t classes;
-    float *seed;         /* [classes], zero between calls */
+    float *seed;                     /* [classes], zero between calls */
     const pg_prune_options *options; /* borrowed */
-    pg_selector *selector; /* NULL: this explainer cannot prune */
+    pg_selector *selector;           /* NULL: this explainer cannot prune */
     pg_prune *prune;
-    int64_t klass;       /* the explained class, set by the caller */
+    int64_t klass; /* the explained class, set by the caller */
     /* what the last backward did */
     bool pruned;
-    const char *rule;    /* pg_selection.rule, "none" without pruning */
+    const char *rule; /* pg_selection.rule, "none" without pruning */
     /* stage times: a clock and the moment the running stage began */
-    pg_clock_fn now;     /* NULL: all times are 0 */
+    pg_clock_fn now; /* NULL: all times are 0 */
     uint64_t mark;
     uint64_t timing_ns[PG_STAGE_COUNT];
 } pg_pass;
@@ -30,8 +30,7 @@ typedef struct pg_pass {
 /* `source`: NULL when pruning will not be asked for. Everything is borrowed. On failure nothing is
  * left behind. */
 pg_err pg_pass_create(const pg_model *model, const pg_prune_options *options,
-                      const pg_select_source *source, pg_clock_fn now, pg_pass *out,
-                      pg_diag *diag);
+                      const pg_select_source *source, pg_clock_fn now, pg_pass *out, pg_diag *diag);
 void pg_pass_destroy(pg_pass *pass); /* accepts a zeroed pass */
 
 /* Starts the stage clock. */

@@ -30,8 +30,8 @@ struct pg_pipeline {
 };
 
 const char *pg_stage_name(pg_stage stage) {
-    static const char *const names[PG_STAGE_COUNT] = {
-        "decode", "preprocess", "forward", "select", "backward", "map", "publish"};
+    static const char *const names[PG_STAGE_COUNT] = {"decode",   "preprocess", "forward", "select",
+                                                      "backward", "map",        "publish"};
     return stage >= 0 && stage < PG_STAGE_COUNT ? names[stage] : "unknown";
 }
 
@@ -184,8 +184,7 @@ static void list_top(const pg_pipeline *p, const float *logits, int64_t klass,
     out->explained = top_of(p, logits, klass, largest, sum);
 }
 
-static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out,
-                        pg_diag *diag) {
+static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
     int64_t area = p->height * p->width;
     pg_map_reduce(p->explainer->options->reduce, p->attribution, p->pass.layout, p->channels, area,
                   p->map);
@@ -197,11 +196,11 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
     pg_quality *q = &out->quality;
     q->entropy = pg_map_entropy(p->map, area);
     q->gini = pg_map_gini(p->sorted, area);
-    q->mass_in_roi = frame->has_roi ? pg_map_mass_in(p->map, p->height, p->width, out->transform,
-                                                     frame->roi)
-                                    : (double)NAN;
-    q->degenerate = !(p->sorted[area - 1] > 0) ||
-                    (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
+    q->mass_in_roi = frame->has_roi
+                         ? pg_map_mass_in(p->map, p->height, p->width, out->transform, frame->roi)
+                         : (double)NAN;
+    q->degenerate =
+        !(p->sorted[area - 1] > 0) || (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
     return PG_DROP_NONE;
 }
 

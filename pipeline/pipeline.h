@@ -41,8 +41,8 @@ const pg_explain_options *pg_explainer_options(const pg_explainer *explainer);
 const char *pg_explainer_label(const pg_explainer *explainer, int64_t klass);
 /* "top1", index or name -> class index, -1 for top1. False: unknown or out of range. */
 bool pg_explainer_parse_target(const pg_explainer *explainer, const char *text, int64_t *klass);
-/* Whether pg_pipeline_run would take this method (NULL or "": the explainer's own), so that a stream's
- * setting can be refused at start. PG_ECONFIG: unknown, or it needs statistics that are missing. */
+/* Whether pg_pipeline_run would take this method (NULL or "": the explainer's own), so that the
+ * setting of a stream can be refused at start. PG_ECONFIG: unknown, or statistics are missing. */
 pg_err pg_explainer_check_method(const pg_explainer *explainer, const char *method, pg_diag *diag);
 /* 64 hex digits of the statistics file, "" without one. */
 const char *pg_explainer_stats_sha256(const pg_explainer *explainer);

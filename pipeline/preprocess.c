@@ -14,8 +14,8 @@ struct pg_preprocess {
     int64_t channels, height, width;
     float value[3][256]; /* what pixel value p becomes in channel c of the network */
     pg_axis across, down;
-    pg_buffer rows;      /* [rows, W, 3] after the first axis */
-    uint8_t *rgb;        /* [H, W, 3] */
+    pg_buffer rows; /* [rows, W, 3] after the first axis */
+    uint8_t *rgb;   /* [H, W, 3] */
     double transform[6];
 };
 
@@ -38,8 +38,9 @@ pg_err pg_preprocess_create(const pg_input_options *options, const pg_shape *inp
     p->width = input->dims[3];
     for (int c = 0; c < 3; c++)
         for (int v = 0; v < 256; v++)
-            p->value[c][v] = (float)(((double)v * (double)options->scale - (double)options->mean[c]) /
-                                     (double)options->std[c]);
+            p->value[c][v] =
+                (float)(((double)v * (double)options->scale - (double)options->mean[c]) /
+                        (double)options->std[c]);
     p->rgb = pg_calloc((size_t)(p->height * p->width), 3);
     if (!p->rgb) {
         pg_preprocess_destroy(&p);
@@ -131,7 +132,8 @@ pg_drop pg_preprocess_picture(pg_preprocess *p, const pg_picture *picture, float
 /* Back to a pixel, for the overlay of frames that never were a picture here. */
 static uint8_t denormalise(const pg_preprocess *p, int channel, float value) {
     const pg_input_options *o = &p->options;
-    double v = ((double)value * (double)o->std[channel] + (double)o->mean[channel]) / (double)o->scale;
+    double v =
+        ((double)value * (double)o->std[channel] + (double)o->mean[channel]) / (double)o->scale;
     return (uint8_t)(v <= 0 ? 0 : v >= 255 ? 255 : v + 0.5);
 }
 

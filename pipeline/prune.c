@@ -101,9 +101,8 @@ pg_err pg_prune_create(const pg_prune_options *options, const pg_conv_info *conv
     for (int i = 0; i < layers->count; i++) {
         int conv = layers->convs[i];
         p->slots[i] = (slot){p, &p->results[i]};
-        p->results[i] = (pg_layer_result){.name = convs[conv].name,
-                                          .conv = conv,
-                                          .total = (int)convs[conv].channels};
+        p->results[i] = (pg_layer_result){
+            .name = convs[conv].name, .conv = conv, .total = (int)convs[conv].channels};
     }
     *out = p;
     return PG_OK;
@@ -126,14 +125,15 @@ const pg_conv_prune *pg_prune_begin(pg_prune *p, const pg_selection *selection) 
         pg_layer_result *r = &p->results[i];
         int64_t kept = selection->kept[i];
         bool alone = kept == 0 || kept == r->total;
-        /* What stands here stays where the pass never asks: H or L empty, off the gradient's path. */
+        /* What stands here stays where the pass never asks: H or L empty, off the gradient's path.
+         */
         r->kept = kept == 0 ? r->total : (int)kept;
         r->beta = 1;
         r->share = alone ? 1 : 0;
         r->degenerate = true;
         if (!alone)
-            p->convs[r->conv] = (pg_conv_prune){selection->keep + p->layers->offset[i], weigh,
-                                                &p->slots[i]};
+            p->convs[r->conv] =
+                (pg_conv_prune){selection->keep + p->layers->offset[i], weigh, &p->slots[i]};
     }
     return p->convs;
 }

@@ -10,8 +10,8 @@
 /* What the two groups are multiplied by. */
 typedef struct pg_prune_factors {
     double high, low;
-    double beta;  /* method.md section 3; 1 with conservation off */
-    double share; /* M/(M+N), 0 where both are 0 */
+    double beta;     /* method.md section 3; 1 with conservation off */
+    double share;    /* M/(M+N), 0 where both are 0 */
     bool degenerate; /* for lack of variance: the gradient stays as it is, high = low = 1 */
 } pg_prune_factors;
 

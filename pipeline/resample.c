@@ -1,7 +1,7 @@
-/* Weights: a triangle of half-width max(1, in / scaled) around the output pixel's centre, sampled at
- * the input pixels' centres and normalised to 1 in double, then rounded to fixed point. Pixels are
- * sums of weight x value + one half, shifted down: bilinear weights are never negative and sum to
- * 1 within rounding, so only the upper end needs clipping. */
+/* Weights: a triangle of half-width max(1, in / scaled) around the output pixel's centre, sampled
+ * at the input pixels' centres and normalised to 1 in double, then rounded to fixed point. Pixels
+ * are sums of weight x value + one half, shifted down: bilinear weights are never negative and sum
+ * to 1 within rounding, so only the upper end needs clipping. */
 #include "pipeline/resample.h"
 
 #include <math.h>

@@ -29,7 +29,8 @@ void pg_axis_range(const pg_axis *axis, int64_t *begin, int64_t *end);
 void pg_resample_rows(const pg_axis *axis, const uint8_t *src, int64_t stride, int channels,
                       bool reverse, int64_t rows, uint8_t *dst);
 
-/* src: [in - begin, row_bytes], its first row being row `begin` of the axis; dst [out, row_bytes]. */
+/* src: [in - begin, row_bytes], its first row being row `begin` of the axis; dst [out, row_bytes].
+ */
 void pg_resample_columns(const pg_axis *axis, const uint8_t *src, int64_t begin, int64_t row_bytes,
                          uint8_t *dst);
 

@@ -83,8 +83,8 @@ typedef struct cached {
 
 struct pg_selector {
     pg_select_source source;
-    pg_rank *ranks;  /* [widest] */
-    cached now;      /* of the last frame; of all frames for list and random */
+    pg_rank *ranks; /* [widest] */
+    cached now;     /* of the last frame; of all frames for list and random */
     cached classes[CLASS_CACHE];
     int next; /* the entry to be replaced next */
 };

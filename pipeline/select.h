@@ -1,8 +1,8 @@
 /* Which channels are kept: the high group H of every pruned convolution (method.md section 5).
  *
- * A rule (class, instance, list, random) fills one layer's mask. The selector belongs to one worker:
- * it runs the rule for all layers of a frame and remembers what can be remembered (class-wise masks
- * depend on the class alone, lists and random ones on nothing).
+ * A rule (class, instance, list, random) fills one layer's mask. The selector belongs to one
+ * worker: it runs the rule for all layers of a frame and remembers what can be remembered
+ * (class-wise masks depend on the class alone, lists and random ones on nothing).
  */
 #ifndef PG_PIPELINE_SELECT_H
 #define PG_PIPELINE_SELECT_H
@@ -27,8 +27,8 @@ typedef struct pg_rank {
 } pg_rank;
 
 /* One layer: `layer` counts in source->layers, gap [channels] is the frame's (NULL where the rule
- * does not want it), ranks [channels] is scratch. Fills keep [channels] with 0 and 1 and returns how
- * many are kept: 0 and all mean that the layer is left alone. */
+ * does not want it), ranks [channels] is scratch. Fills keep [channels] with 0 and 1 and returns
+ * how many are kept: 0 and all mean that the layer is left alone. */
 typedef int64_t (*pg_select_rule)(const pg_select_source *source, int layer, int64_t klass,
                                   const float *gap, pg_rank *ranks, uint8_t *keep);
 
@@ -41,7 +41,8 @@ int64_t pg_select_by_list(const pg_select_source *source, int layer, int64_t kla
 int64_t pg_select_at_random(const pg_select_source *source, int layer, int64_t klass,
                             const float *gap, pg_rank *ranks, uint8_t *keep);
 
-/* False: the class, or everything but the class, has fewer than two samples and cannot be tested. */
+/* False: the class, or everything but the class, has fewer than two samples and cannot be tested.
+ */
 bool pg_select_class_testable(const pg_channel_stats *stats, int64_t klass);
 
 /* select: list. PG_ECONFIG: a layer that matches no pruned convolution, a channel out of range. */

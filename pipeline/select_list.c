@@ -5,8 +5,7 @@
 #include "kernels/mem.h"
 #include "pipeline/select.h"
 
-static pg_err check_channels(const pg_channel_list *list, const pg_conv_info *conv,
-                             pg_diag *diag) {
+static pg_err check_channels(const pg_channel_list *list, const pg_conv_info *conv, pg_diag *diag) {
     for (int k = 0; k < list->count; k++)
         if (list->channels[k] < 0 || list->channels[k] >= conv->channels)
             return pg_fail(diag, PG_ECONFIG,
@@ -29,8 +28,8 @@ static pg_err check_list(const pg_select_source *source, const pg_channel_list *
             return err;
     }
     return found ? PG_OK
-                 : pg_layers_no_match("parchgrad.list", list->layer, source->convs,
-                                      source->n_convs, pruned, diag);
+                 : pg_layers_no_match("parchgrad.list", list->layer, source->convs, source->n_convs,
+                                      pruned, diag);
 }
 
 pg_err pg_select_list_check(const pg_select_source *source, pg_diag *diag) {
@@ -39,10 +38,10 @@ pg_err pg_select_list_check(const pg_select_source *source, pg_diag *diag) {
         return pg_fail(diag, PG_ENOMEM, "no memory for the list of channels");
     for (int i = 0; i < source->layers->count; i++)
         pruned[source->layers->convs[i]] = true;
-    pg_err err = source->options->n_lists > 0
-                     ? PG_OK
-                     : pg_fail(diag, PG_ECONFIG,
-                               "parchgrad.select is 'list', but parchgrad.list is empty");
+    pg_err err =
+        source->options->n_lists > 0
+            ? PG_OK
+            : pg_fail(diag, PG_ECONFIG, "parchgrad.select is 'list', but parchgrad.list is empty");
     for (int k = 0; !err && k < source->options->n_lists; k++)
         err = check_list(source, &source->options->lists[k], pruned, diag);
     pg_free(pruned);

@@ -49,9 +49,9 @@ static double beta_fraction(double a, double b, double x) {
 
 /* ln of the two-sided tail P(|T| > t), t >= 0. */
 static double log_student_two_sided(double t, double df) {
-    double log_ratio = 2 * log(t) - log(df);                /* ln(t^2 / df) */
+    double log_ratio = 2 * log(t) - log(df);                             /* ln(t^2 / df) */
     double log_sum = log_ratio > 40 ? log_ratio : log1p(exp(log_ratio)); /* ln(1 + t^2/df) */
-    double log_x = -log_sum, log_y = log_ratio - log_sum;   /* y = 1 - x */
+    double log_x = -log_sum, log_y = log_ratio - log_sum;                /* y = 1 - x */
     double a = df / 2, b = 0.5;
     /* B(a, 1/2) = Gamma(a) sqrt(pi) / Gamma(a + 1/2) */
     double log_front = a * log_x + b * log_y + log_gamma_half_step(a) - 0.5 * log(M_PI);

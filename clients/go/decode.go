@@ -270,7 +270,7 @@ func (f *fields) get(key string) any {
 	}
 	decoder := msgpack.NewDecoder(bytes.NewReader(raw))
 	decoder.UseLooseInterfaceDecoding(true)
-	value, err := decoder.DecodeInterface()
+	value, err := decoder.DecodeInterfaceLoose()
 	if err != nil {
 		f.take(errorf("%s%s: %v", f.where, key, err))
 	}
@@ -279,6 +279,8 @@ func (f *fields) get(key string) any {
 
 func (f *fields) integer(key string) int64 {
 	switch value := f.get(key).(type) {
+	case int8: // msgpack's loose decoding leaves the one-byte integers as they are
+		return int64(value)
 	case int64:
 		return value
 	case uint64:
@@ -308,6 +310,10 @@ func (f *fields) number(key string) float64 {
 	switch value := f.get(key).(type) {
 	case float64:
 		number = value
+	case float32:
+		number = float64(value)
+	case int8:
+		number = float64(value)
 	case int64:
 		number = float64(value)
 	case uint64:
@@ -338,14 +344,14 @@ func (f *fields) name(key string) string {
 	return f.text(key)
 }
 
+// binary is a top-level value of the type bin 8, which the library's loose decoding makes a string.
 func (f *fields) binary(key string, size int) []byte {
-	value := f.get(key)
-	b, good := value.([]byte)
-	if !good || len(b) != size {
-		f.fail(key, value)
+	raw := f.raw[key]
+	if len(raw) != 2+size || raw[0] != 0xc4 {
+		f.fail(key, []byte(raw))
 		return nil
 	}
-	return b
+	return raw[2:]
 }
 
 func (f *fields) boolean(key string) bool {

@@ -93,18 +93,17 @@ func (s *Subscriber) receive() (zmq4.Msg, error) {
 			s.drop()
 			return zmq4.Msg{}, s.ctx.Err()
 		}
-		if s.socket == nil && s.connect() != nil {
-			select {
-			case <-s.ctx.Done():
-			case <-time.After(250 * time.Millisecond):
+		if s.socket != nil || s.connect() == nil {
+			message, err := s.socket.Recv()
+			if err == nil {
+				return message, nil
 			}
-			continue
+			s.drop()
 		}
-		message, err := s.socket.Recv()
-		if err == nil {
-			return message, nil
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(250 * time.Millisecond):
 		}
-		s.drop()
 	}
 }
 
@@ -168,12 +167,18 @@ func (t boundedTransport) Dial(ctx context.Context, d transport.Dialer, addr str
 	if err != nil {
 		return nil, err
 	}
+	// zmq4's handshake knows neither the context nor a time limit.
+	context.AfterFunc(ctx, func() { conn.Close() })
+	conn.SetReadDeadline(time.Now().Add(handshake))
 	return &boundedConn{Conn: conn, bounds: bounds{body: greeting}}, nil
 }
 
+const handshake = 10 * time.Second
+
 type boundedConn struct {
 	net.Conn
-	bounds bounds
+	bounds  bounds
+	settled bool // the handshake is over
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {
@@ -182,17 +187,22 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 		c.Conn.Close()
 		return 0, bad
 	}
+	if !c.settled && c.bounds.frames > 0 && c.bounds.body == 0 {
+		c.settled = true
+		c.Conn.SetReadDeadline(time.Time{})
+	}
 	return n, err
 }
 
 // bounds follows a ZMTP 3 byte stream: 64 bytes of greeting, then frames of a flags byte, a length
 // of one or eight bytes, and a body.
 type bounds struct {
-	body  uint64 // bytes left of the greeting or of a body
-	head  [9]byte
-	have  int    // bytes of head
-	parts int    // of the message so far
-	total uint64 // bytes of the message so far
+	body   uint64 // bytes left of the greeting or of a body
+	head   [9]byte
+	have   int    // bytes of head
+	frames uint64 // heads seen
+	parts  int    // of the message so far
+	total  uint64 // bytes of the message so far
 }
 
 func (b *bounds) follow(p []byte) error {
@@ -226,6 +236,7 @@ func (b *bounds) frame() error {
 		size = binary.BigEndian.Uint64(b.head[1:])
 	}
 	b.have = 0
+	b.frames++
 	b.parts++
 	if size > maxPart || b.parts > maxParts || b.total+size > maxTotal {
 		return errorf("the peer announced a message beyond %d parts, %d bytes a part or %d in all",

@@ -129,6 +129,8 @@ bad("bad_header_deep", M, [b"cam0", b"\x91" * 3000 + b"\xc0", pixels(24)], why="
 bad("bad_meta_9_deep", M, [b"cam0", pack(header(meta=nest(9))), pixels(24)], why="meta 9 deep")
 bad("bad_meta_large", M, [b"cam0", pack(header(meta="x" * 4094)), pixels(24)],
     why="meta above limits.meta_bytes")
+bad("bad_meta_utf8", M, [b"cam0", bytes([0x88]) + pack(header())[1:] + pack("meta") + b"\xa2\xc3\x28",
+                         pixels(24)], why="a string in meta that is not UTF-8")
 bad("bad_key_twice", M,
     [b"cam0", bytes([0x88]) + pack(header())[1:] + pack("seq") + pack(8), pixels(24)],
     why="seq twice")

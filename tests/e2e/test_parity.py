@@ -55,7 +55,7 @@ def compare(path, x, expected, **options):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity(name, say):
     net = models.build(name)
-    x = models.picture(models.TEST_PICTURE, 224)
+    x = models.test_picture(name)
     expected = truth(net, x)
     assert np.abs(expected[1]).max() > 1e-6, "the reference gradient is not healthy"
     bad = []
@@ -77,7 +77,7 @@ def test_parity_demo_network(say):
     if net is None:
         pytest.skip("the demo's weights have not been fetched")
     path = models.demo_export()
-    x = models.picture(models.TEST_PICTURE, 224)
+    x = models.picture(5, 224)
     errors = compare(path, x, truth(net, x))
     table(say, "efficientnet_lite0", "make_model.py", errors)
     assert errors[0] <= LOGITS and errors[1] <= GRADIENT and errors[2] >= COSINE

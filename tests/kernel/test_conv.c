@@ -10,9 +10,9 @@ typedef struct fixture {
     op_check c;
     conv_case k;
     int64_t x_n, w_n, z_n, spatial;
-    double *x, *w, *b;      /* b NULL: none */
-    double *z, *g, *d_x;    /* reference results */
-    float *s, *t, *spread;  /* batch normalisation, NULL: none */
+    double *x, *w, *b;     /* b NULL: none */
+    double *z, *g, *d_x;   /* reference results */
+    float *s, *t, *spread; /* batch normalisation, NULL: none */
 } fixture;
 
 static double *doubles(fixture *f, int64_t n) {
@@ -45,9 +45,9 @@ static void begin(fixture *f, const conv_case *k, bool bias) {
     op_check_init(&f->c, "Conv", 17);
     set_attributes(&f->c, k);
     op_check_input(&f->c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    f->w = widen(f, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w),
-                                   NULL),
-                 f->w_n);
+    f->w =
+        widen(f, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL),
+              f->w_n);
     if (bias)
         f->b = widen(f, op_check_const(&f->c, SHAPE(k->out_c), NULL), k->out_c);
     op_check_create(&f->c);
@@ -303,7 +303,10 @@ Test(conv, gap_is_of_z_before_batch_norm_and_activation) {
                 pg_conv_absorb_activation(f.c.op, PG_ACT_CLIP, -0.5f, 0.5f);
             pg_conv_want_gap(f.c.op);
             start(&f);
-            check_gap(&f, variant == 2 ? 0 : variant == 3 ? -0.5 : -INFINITY,
+            check_gap(&f,
+                      variant == 2   ? 0
+                      : variant == 3 ? -0.5
+                                     : -INFINITY,
                       variant == 3 ? 0.5 : INFINITY);
             op_check_close(&f.c);
         }

@@ -1,7 +1,6 @@
 /* Gemm and MatMul against plain double loops. */
 #include "tests/support/op_check.h"
 
-
 /* y[m,n] = sum_k a(m,k) b(k,n), with element steps for each operand. */
 static void multiply(int64_t m, int64_t n, int64_t k, const float *a, int64_t am, int64_t ak,
                      const float *b, int64_t bk, int64_t bn, double scale, double *y) {
@@ -52,9 +51,9 @@ static void check_gemm(int64_t m, int64_t n, int64_t k, int variant) {
 }
 
 Test(gemm, grid) {
-    static const int64_t sizes[][3] = {{1, 10, 33},  {1, 1, 1},  {1, 7, 200}, {3, 5, 4},
-                                       {4, 1, 9},    {2, 16, 1}, {1, 100, 1}, {1, 1000, 512},
-                                       {1, 70, 3000}};
+    static const int64_t sizes[][3] = {{1, 10, 33}, {1, 1, 1},      {1, 7, 200},
+                                       {3, 5, 4},   {4, 1, 9},      {2, 16, 1},
+                                       {1, 100, 1}, {1, 1000, 512}, {1, 70, 3000}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int variant = 0; variant < 8; variant++)
             check_gemm(sizes[i][0], sizes[i][1], sizes[i][2], variant);
@@ -81,8 +80,8 @@ Test(gemm, large_row_backward) {
 }
 
 Test(gemm, bias_broadcasts) {
-    static const pg_shape shapes[] = {{0, {0}}, {1, {1}}, {1, {4}}, {2, {1, 4}}, {2, {3, 1}},
-                                      {2, {3, 4}}};
+    static const pg_shape shapes[] = {{0, {0}},    {1, {1}},    {1, {4}},
+                                      {2, {1, 4}}, {2, {3, 1}}, {2, {3, 4}}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         op_check c;
         gemm_case(&c, 3, 4, 5, 0, 0, 1, -1.5f);
@@ -129,7 +128,8 @@ typedef struct matmul_case {
 } matmul_case;
 
 /* Element of a broadcast operand for output batch index `batch` counted over y's leading axes. */
-static int64_t batch_offset(const pg_shape *operand, const pg_shape *y, int y_batch, int64_t batch) {
+static int64_t batch_offset(const pg_shape *operand, const pg_shape *y, int y_batch,
+                            int64_t batch) {
     int have = operand->rank > 2 ? operand->rank - 2 : 0;
     int64_t step = 1, at = 0;
     for (int i = operand->rank > 1 ? operand->rank - 2 : 0; i < operand->rank; i++)

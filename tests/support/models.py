@@ -9,7 +9,8 @@ and running statistics measured on data, and layers without it are rescaled on d
 Then the kinks. At 224 x 224 a ResNet-50 has ten million ReLU inputs; a dozen of them lie closer to zero
 than float32 can tell, and one wrong side changes the gradient by 3e-3: torch's own float32 gradient is off by
 1e-2. That is no error of either side, so every channel's bias is nudged (by at most a tenth of the channel's
-spread) until, for the one picture the tests explain, zero lies in a gap between its values.
+spread) until, for the one picture the tests explain, zero lies in a gap between its values. And that picture
+is one of ten: the first in which no max-pooling window has two greatest values closer than float32 tells.
 
 Everything is seeded and cached in $PG_TEST_CACHE (default build/test-cache); the key contains this
 file's digest and torch's version, so an edit or an upgrade never reads a stale network.
@@ -17,8 +18,10 @@ file's digest and torch's version, so an edit or an upgrade never reads a stale 
     path = export("resnet18", size=64, classes=10, bn="keep")     -> pathlib.Path of the .onnx
     net = build("resnet18", size=64, classes=10)                  -> nn.Module, float32, eval
 """
+import copy
 import hashlib
 import importlib
+import math
 import os
 import pathlib
 import sys
@@ -33,7 +36,7 @@ from torch.overrides import TorchFunctionMode
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED = 20230117
-TEST_PICTURE = 5  # the picture whose kinks are kept clear
+TIE = 3e-6  # nearer than this, in spreads, float32 may not order two values
 
 torch.set_num_threads(int(os.environ.get("PG_TEST_THREADS", "2")))
 
@@ -192,7 +195,17 @@ def _make_healthy(net, size):
     net.eval()
     for m in norms:
         m.momentum = .1
-    _clear_kinks(net, torch.from_numpy(picture(TEST_PICTURE, size))[None])
+    best, tie, state = 0, -1.0, None
+    for index in range(5, 15):
+        x = torch.from_numpy(picture(index, size))[None]
+        _clear_kinks(net, x)
+        found = _closest_tie(net, x)
+        if found > tie:
+            best, tie, state = index, found, copy.deepcopy(net.state_dict())
+        if tie > TIE:
+            break
+    net.load_state_dict(state)
+    net.register_buffer("picture_index", torch.tensor(best))
 
 
 def _followed_by_no_norm(net, batch):
@@ -281,6 +294,26 @@ def _clear_kinks(net, x):
         h.remove()
 
 
+def _closest_tie(net, x):
+    """How close the two greatest values of a max-pooling window come, in spreads of the pool's input."""
+    closest = [math.inf]
+
+    def look(pool, inputs):
+        v, k, s, p = inputs[0], pool.kernel_size, pool.stride, pool.padding
+        v = F.pad(v, (p, p + k, p, p + k), value=-math.inf)  # on the right: ceil_mode
+        windows = v.unfold(2, k, s).unfold(3, k, s).flatten(4)
+        first, second = windows.topk(2, dim=4)[0].unbind(4)
+        gaps = (first - second)[first > 0]
+        closest[0] = min(closest[0], float(gaps.min() / inputs[0].std()))
+
+    pools = [m for m in net.modules() if isinstance(m, nn.MaxPool2d)]
+    handles = [m.register_forward_pre_hook(look) for m in pools]
+    net(x)
+    for h in handles:
+        h.remove()
+    return closest[0]
+
+
 def _has_norm(net):
     return any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
 
@@ -297,6 +330,7 @@ def build(name, size=224, classes=1000):
     net = ARCHITECTURES[name](classes)
     saved = cache_dir() / f"{name}-{size}-{classes}-{_digest()}.pt"
     if saved.exists():
+        net.register_buffer("picture_index", torch.tensor(0))
         net.load_state_dict(torch.load(saved))
     else:
         _make_healthy(net, size)
@@ -307,6 +341,14 @@ def build(name, size=224, classes=1000):
     _built.clear()  # one network at a time: VGG16 alone is half a gigabyte
     _built[key] = net
     return net
+
+
+def test_picture(name, size=224, classes=1000):
+    """The input [3,size,size] that the network's comparisons are made on."""
+    return picture(int(build(name, size, classes).picture_index), size)
+
+
+test_picture.__test__ = False  # not a test, whatever pytest thinks of the name
 
 
 def _replace(path, write):

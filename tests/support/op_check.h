@@ -415,7 +415,8 @@ OP_CHECK_API double op_check_seeded(op_check *c) {
 
 /* Runs forward and backward at x and compares every wanted d_src, element by element, with central
  * differences of <d_y, y>. Step 2^-6: f32 rounding leaves about 1e-4 of relative error for values
- * around 1, so a tolerance of 1e-3..5e-3 suits; shapes should stay below a few thousand elements. */
+ * around 1, so a tolerance of 1e-3..5e-3 suits; shapes should stay below a few thousand elements.
+ */
 OP_CHECK_API void op_check_gradient(op_check *c, double tol) {
     const float step = 0x1p-6f;
     double middle = op_check_seeded(c);

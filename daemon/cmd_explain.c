@@ -1,0 +1,278 @@
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/cli.h"
+#include "daemon/clock.h"
+#include "daemon/json.h"
+#include "kernels/mem.h"
+#include "pipeline/decode.h"
+#include "pipeline/file_io.h"
+#include "pipeline/image_write.h"
+#include "pipeline/npy.h"
+#include "pipeline/saliency.h"
+
+static const pg_cli_option options[] = {
+    {"--model", "FILE", "model.path", "the network, an ONNX file"},
+    {"--labels", "FILE", "model.labels", "class names, one per line"},
+    {"--stats", "FILE", "parchgrad.stats", "channel statistics made by calibrate"},
+    {"--method", "NAME", "explain.method", "how"},
+    {"--target", "CLASS|top1", "explain.target", "which class, by index or name"},
+    {"--save-attribution", "FILE.npy", NULL, "signed attribution, float32 [3,H,W]"},
+    {"--save-map", "FILE.npy", NULL, "the map, float32 [H,W]"},
+    {"--save-logits", "FILE.npy", NULL, "the logits, float32 [classes]"},
+    {"--save-overlay", "FILE.png|jpg", NULL, "the map in colour over the picture"},
+    {"--list-methods", NULL, NULL, "print the methods there are"},
+    {0},
+};
+
+/* One picture's way through: everything explain holds. */
+typedef struct pg_explain_job {
+    const pg_cli *cli;
+    const pg_config *config;
+    pg_explainer *explainer;
+    pg_pipeline *pipeline;
+    uint8_t *file;
+    size_t file_size;
+    pg_frame frame;
+    pg_explanation result;
+} pg_explain_job;
+
+/* ---- in ---- */
+
+static pg_err read_input(pg_explain_job *job, pg_diag *diag) {
+    enum { NPY_ROOM = 65536 };
+    const char *path = job->cli->operand;
+    uint64_t limit = job->config->limits.frame_bytes;
+    pg_frame *frame = &job->frame;
+    pg_err err = pg_file_read(path, limit + NPY_ROOM, &job->file, &job->file_size, diag);
+    if (err == PG_ECONFIG || err == PG_EINPUT)
+        return PG_EINPUT; /* the input is what is wrong, whatever the reason */
+    if (err != PG_OK)
+        return err;
+    *frame = (pg_frame){.target_class = -1, .label = -1};
+    strcpy(frame->stream, "input");
+    frame->ts_ns = frame->arrival_ns = pg_clock_wall();
+    frame->pixels = (pg_bytes){job->file, job->file_size};
+    if (pg_npy_is(job->file, job->file_size)) {
+        pg_npy npy;
+        err = pg_npy_parse_input(job->file, job->file_size, &npy, diag);
+        if (err != PG_OK)
+            return pg_fail_in(diag, err, "%s", path);
+        frame->format = PG_FMT_F32CHW;
+        frame->height = npy.shape.dims[1];
+        frame->width = npy.shape.dims[2];
+        frame->pixels = (pg_bytes){npy.values, npy.bytes};
+        return PG_OK;
+    }
+    if (pg_bytes_are_jpeg(frame->pixels))
+        frame->format = PG_FMT_JPEG;
+    else if (pg_bytes_are_png(frame->pixels))
+        frame->format = PG_FMT_PNG;
+    else
+        return pg_fail(diag, PG_EINPUT, "%s: neither JPEG, PNG nor .npy", path);
+    return PG_OK;
+}
+
+/* ---- out: files ---- */
+
+static pg_err save_array(pg_explain_job *job, const char *option, pg_shape shape,
+                         const float *values, pg_diag *diag) {
+    const char *path = pg_cli_value(job->cli, option);
+    return path == NULL ? PG_OK : pg_npy_save(path, &shape, values, diag);
+}
+
+static pg_err save(pg_explain_job *job, pg_diag *diag) {
+    const pg_explanation *r = &job->result;
+    pg_shape input = pg_model_get_info(pg_explainer_model(job->explainer))->input;
+    pg_shape attribution = {3, {input.dims[1], r->height, r->width}};
+    pg_shape map = {2, {r->height, r->width}}, logits = {1, {r->classes}};
+    pg_err err = PG_OK;
+    if (pg_cli_value(job->cli, "--save-attribution") != NULL)
+        err = save_array(job, "--save-attribution", attribution,
+                         pg_pipeline_attribution(job->pipeline), diag);
+    if (err == PG_OK)
+        err = save_array(job, "--save-map", map, r->map, diag);
+    if (err == PG_OK)
+        err = save_array(job, "--save-logits", logits, r->logits, diag);
+    const char *overlay = pg_cli_value(job->cli, "--save-overlay");
+    if (err == PG_OK && overlay != NULL)
+        err = pg_image_save(overlay, pg_pipeline_overlay(job->pipeline), r->width, r->height,
+                            diag);
+    return err;
+}
+
+/* ---- out: text ---- */
+
+static void print_prune(const pg_explanation *r) {
+    if (r->n_layers == 0)
+        return;
+    int kept = 0, total = 0, alone = 0;
+    float least = INFINITY, most = 0;
+    for (int i = 0; i < r->n_layers; i++) {
+        kept += r->layers[i].kept;
+        total += r->layers[i].total;
+        alone += r->layers[i].degenerate;
+        if (r->layers[i].degenerate)
+            continue;
+        least = fminf(least, r->layers[i].beta);
+        most = fmaxf(most, r->layers[i].beta);
+    }
+    printf("pruned: %d convolutions, %d of %d channels kept", r->n_layers, kept, total);
+    if (alone < r->n_layers)
+        printf(", beta %.2f to %.2f", (double)least, (double)most);
+    if (alone > 0)
+        printf("; %d left as they are (degenerate)", alone);
+    putchar('\n');
+}
+
+static void print_text(const pg_explain_job *job) {
+    const pg_explanation *r = &job->result;
+    for (int i = 0; i < r->n_top; i++)
+        printf("%7.4f  %5" PRId64 "  %s\n", (double)r->top[i].probability, r->top[i].klass,
+               r->top[i].name == NULL ? "" : r->top[i].name);
+    printf("explained: class %" PRId64 "%s%s (%s), probability %.4f, by %s\n", r->explained.klass,
+           r->explained.name == NULL ? "" : " ", r->explained.name == NULL ? "" : r->explained.name,
+           r->why, (double)r->explained.probability, r->method);
+    print_prune(r);
+    printf("map: %" PRId64 " x %" PRId64 ", entropy %.3f, gini %.3f%s\n", r->width, r->height,
+           r->quality.entropy, r->quality.gini, r->quality.degenerate ? ", degenerate" : "");
+    printf("time: %.2f ms", (double)r->total_ns * 1e-6);
+    for (int i = 0; i < PG_STAGE_PUBLISH; i++)
+        printf("%s%s %.2f", i == 0 ? " (" : ", ", pg_stage_name((pg_stage)i),
+               (double)r->timing_ns[i] * 1e-6);
+    puts(")");
+}
+
+/* ---- out: JSON, with the names of the wire format's header ---- */
+
+static void json_classes(pg_json *json, const pg_explanation *r) {
+    pg_json_open(json, "top", '[');
+    for (int i = 0; i < r->n_top; i++) {
+        pg_json_open(json, NULL, '[');
+        pg_json_int(json, NULL, r->top[i].klass);
+        pg_json_string(json, NULL, r->top[i].name);
+        pg_json_number(json, NULL, (double)r->top[i].probability);
+        pg_json_close(json, ']');
+    }
+    pg_json_close(json, ']');
+    pg_json_open(json, "explained", '{');
+    pg_json_int(json, "class", r->explained.klass);
+    pg_json_string(json, "name", r->explained.name);
+    pg_json_number(json, "probability", (double)r->explained.probability);
+    pg_json_string(json, "why", r->why);
+    pg_json_close(json, '}');
+    pg_json_string(json, "method", r->method);
+}
+
+static void json_prune(pg_json *json, const pg_explanation *r) {
+    pg_json_open(json, "prune", '{');
+    pg_json_open(json, "layers", '[');
+    for (int i = 0; i < r->n_layers; i++) {
+        const pg_layer_result *layer = &r->layers[i];
+        pg_json_open(json, NULL, '{');
+        pg_json_string(json, "name", layer->name);
+        pg_json_int(json, "conv", layer->conv);
+        pg_json_int(json, "kept", layer->kept);
+        pg_json_int(json, "total", layer->total);
+        pg_json_number(json, "beta", (double)layer->beta);
+        pg_json_number(json, "share", (double)layer->share);
+        pg_json_bool(json, "degenerate", layer->degenerate);
+        pg_json_close(json, '}');
+    }
+    pg_json_close(json, ']');
+    pg_json_close(json, '}');
+}
+
+static void json_map(pg_json *json, const pg_explanation *r) {
+    pg_json_open(json, "map", '{');
+    pg_json_int(json, "w", r->width);
+    pg_json_int(json, "h", r->height);
+    pg_json_open(json, "transform", '[');
+    for (int i = 0; i < 6; i++)
+        pg_json_number(json, NULL, r->transform[i]);
+    pg_json_close(json, ']');
+    pg_json_close(json, '}');
+    pg_json_open(json, "quality", '{');
+    pg_json_number(json, "entropy", r->quality.entropy);
+    pg_json_number(json, "gini", r->quality.gini);
+    pg_json_bool(json, "degenerate", r->quality.degenerate);
+    pg_json_close(json, '}');
+}
+
+static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
+    const pg_explanation *r = &job->result;
+    pg_json json = {0};
+    pg_json_open(&json, NULL, '{');
+    pg_json_string(&json, "input", job->cli->operand);
+    pg_json_int(&json, "w", r->frame_width);
+    pg_json_int(&json, "h", r->frame_height);
+    json_classes(&json, r);
+    json_prune(&json, r);
+    json_map(&json, r);
+    pg_json_open(&json, "timing", '{');
+    for (int i = 0; i < PG_STAGE_PUBLISH; i++)
+        pg_json_int(&json, pg_stage_name((pg_stage)i), (int64_t)r->timing_ns[i]);
+    pg_json_int(&json, "total", (int64_t)r->total_ns);
+    pg_json_close(&json, '}');
+    const char *stats = pg_explainer_stats_sha256(job->explainer);
+    pg_json_open(&json, "model", '{');
+    pg_json_string(&json, "sha256",
+                   pg_model_get_info(pg_explainer_model(job->explainer))->sha256_hex);
+    pg_json_string(&json, "stats", stats[0] == '\0' ? NULL : stats);
+    pg_json_close(&json, '}');
+    pg_json_close(&json, '}');
+    return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
+}
+
+/* ---- the whole ---- */
+
+static pg_err explain(pg_explain_job *job, pg_diag *diag) {
+    pg_err err = pg_cli_config(job->cli, &job->config, diag);
+    if (err == PG_OK)
+        err = pg_cli_explainer(job->config, &job->explainer, diag);
+    if (err == PG_OK)
+        err = read_input(job, diag);
+    if (err == PG_OK)
+        err = pg_pipeline_create(job->explainer, pg_clock_monotonic, &job->pipeline, diag);
+    if (err != PG_OK)
+        return err;
+    pg_drop drop = pg_pipeline_run(job->pipeline, &job->frame, NULL, NULL, &job->result, diag);
+    if (drop != PG_DROP_NONE)
+        return pg_fail_in(diag, drop == PG_DROP_INFER_ERROR ? PG_EFAIL : PG_EINPUT, "%s",
+                          job->cli->operand);
+    err = save(job, diag);
+    if (err == PG_OK && job->cli->json)
+        return print_json(job, diag);
+    if (err == PG_OK)
+        print_text(job);
+    return err;
+}
+
+static pg_err run(const pg_cli *cli, pg_diag *diag) {
+    if (pg_cli_value(cli, "--list-methods") != NULL) {
+        for (int i = 0; pg_saliency_at(i) != NULL; i++)
+            printf("%-20s %s\n", pg_saliency_at(i)->name, pg_saliency_at(i)->prose);
+        return PG_OK;
+    }
+    pg_explain_job job = {.cli = cli};
+    pg_err err = explain(&job, diag);
+    pg_pipeline_destroy(&job.pipeline);
+    pg_explainer_destroy(&job.explainer);
+    pg_free(job.file);
+    pg_config_destroy(&job.config);
+    return err;
+}
+
+const pg_command pg_command_explain = {
+    .name = "explain",
+    .operand = "INPUT",
+    .configured = true,
+    .json = true,
+    .brief = "Explain one picture.",
+    .prose = "INPUT is a JPEG or PNG, or a .npy of float32 [3,H,W] or [1,3,H,W] that is already what the\n"
+             "network takes: no preprocessing then.",
+    .options = options,
+    .run = run,
+};

@@ -1,0 +1,211 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/cli.h"
+#include "daemon/json.h"
+#include "kernels/mem.h"
+#include "kernels/op.h"
+#include "kernels/threads.h"
+#include "pipeline/explainer.h"
+
+static const pg_cli_option options[] = {
+    {"--model", "FILE", "model.path", "the network, an ONNX file"},
+    {0},
+};
+
+/* A prepared model, and which of its convolutions the configuration selects. */
+typedef struct pg_inspection {
+    pg_model *model;
+    const pg_model_info *info;
+    bool *selected; /* [n_convs] */
+    int n_selected;
+} pg_inspection;
+
+static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
+    pg_threads_set(config->explain.threads);
+    pg_err err = pg_explainer_open_model(&config->explain, &out->model, diag);
+    if (err != PG_OK)
+        return err;
+    out->info = pg_model_get_info(out->model);
+    out->selected = pg_calloc((size_t)out->info->n_convs + 1, sizeof *out->selected);
+    if (out->selected == NULL)
+        return pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_layers layers = {0};
+    err = pg_layers_choose(&config->explain.prune, out->info->convs, out->info->n_convs, &layers,
+                           diag);
+    for (int i = 0; err == PG_OK && i < layers.count; i++)
+        out->selected[layers.convs[i]] = true;
+    out->n_selected = layers.count;
+    pg_layers_free(&layers);
+    if (err == PG_OK)
+        err = pg_model_prepare(out->model, out->selected, true, diag);
+    return err;
+}
+
+/* What method.md section 10 wants said: where z is taken. */
+static const char *batch_norm_case(const pg_model_info *info) {
+    int kept = 0;
+    for (int i = 0; i < info->n_convs; i++)
+        kept += info->convs[i].batch_norm;
+    if (kept == 0)
+        return "none in the file: folded by the exporter, or never there; ParchGrad sees the "
+               "convolutions as they are";
+    return kept == info->n_convs
+               ? "kept in the file after every convolution: ParchGrad sees the values before it"
+               : "kept in the file after some convolutions: ParchGrad sees the values before it "
+                 "there";
+}
+
+static const char *shape_of(const pg_op *op, char text[PG_SHAPE_TEXT]) {
+    return op->n_dst > 0 ? pg_shape_text(&op->dst[0].shape, text) : "";
+}
+
+static void print_convs(const pg_inspection *it) {
+    puts("\n conv  output [C,H,W]      kernel stride groups  BN     GFLOP  pruned  name");
+    for (int i = 0; i < it->info->n_convs; i++) {
+        const pg_conv_info *c = &it->info->convs[i];
+        char shape[64], kernel[32], stride[32];
+        snprintf(shape, sizeof shape, "[%" PRId64 ",%" PRId64 ",%" PRId64 "]", c->channels,
+                 c->height, c->width);
+        snprintf(kernel, sizeof kernel, "%" PRId64 "x%" PRId64, c->kernel_h, c->kernel_w);
+        snprintf(stride, sizeof stride, "%" PRId64 "x%" PRId64, c->stride_h, c->stride_w);
+        printf("%5d  %-18s  %-6s %-6s %6" PRId64 "  %-3s %9.4f  %-6s  %s%s\n", i, shape, kernel,
+               stride, c->groups, c->batch_norm ? "yes" : "no", (double)c->flops * 1e-9,
+               it->selected[i] ? "yes" : "", c->name, c->on_path ? "" : " (not on a gradient path)");
+    }
+}
+
+static void print_ops(const pg_inspection *it) {
+    puts("\n   op  type                output                 implementation          name");
+    for (int i = 0; i < pg_model_op_count(it->model); i++) {
+        const pg_op *op = pg_model_op(it->model, i);
+        char shape[PG_SHAPE_TEXT];
+        printf("%5d  %-18s  %-21s  %-22s  %s\n", i, op->type, shape_of(op, shape),
+               op->alias ? "(no copy)" : op->impl == NULL ? "" : op->impl, op->node);
+    }
+}
+
+static void print_text(const pg_inspection *it) {
+    const pg_model_info *m = it->info;
+    char shape[PG_SHAPE_TEXT];
+    printf("%s: %.1f MB, sha256 %s\n", m->path, (double)m->file_bytes * 1e-6, m->sha256_hex);
+    printf("made by %s, ONNX IR %" PRId64 ", opset %" PRId64 "\n",
+           m->producer == NULL || m->producer[0] == '\0' ? "(not said)" : m->producer,
+           m->ir_version, m->opset);
+    printf("input: %s %s\nlogits: %s, %" PRId64 " classes%s\n", m->input_name,
+           pg_shape_text(&m->input, shape), m->logits_name, m->classes,
+           m->softmax_removed ? " (the input of the file's last softmax)" : "");
+    printf("nodes: %d in the file, %d folded away, %d run\n", m->nodes_in_file, m->nodes_folded,
+           m->nodes_run);
+    printf("batch normalisation: %s\n", batch_norm_case(m));
+    printf("pruned: %d of %d convolutions\n", it->n_selected, m->n_convs);
+    printf("one forward: %.3f GFLOP\n", (double)m->flops * 1e-9);
+    printf("memory: weights %.1f MB shared, %.1f MB for each worker\n",
+           (double)m->weight_bytes * 1e-6, (double)m->session_bytes * 1e-6);
+    print_convs(it);
+    print_ops(it);
+}
+
+static void json_model(pg_json *json, const pg_inspection *it) {
+    const pg_model_info *m = it->info;
+    pg_json_string(json, "path", m->path);
+    pg_json_string(json, "sha256", m->sha256_hex);
+    pg_json_int(json, "file_bytes", (int64_t)m->file_bytes);
+    pg_json_string(json, "producer", m->producer);
+    pg_json_int(json, "ir_version", m->ir_version);
+    pg_json_int(json, "opset", m->opset);
+    pg_json_string(json, "input_name", m->input_name);
+    pg_json_open(json, "input", '[');
+    for (int i = 0; i < m->input.rank; i++)
+        pg_json_int(json, NULL, m->input.dims[i]);
+    pg_json_close(json, ']');
+    pg_json_string(json, "logits_name", m->logits_name);
+    pg_json_int(json, "classes", m->classes);
+    pg_json_bool(json, "softmax_removed", m->softmax_removed);
+    pg_json_int(json, "nodes_in_file", m->nodes_in_file);
+    pg_json_int(json, "nodes_folded", m->nodes_folded);
+    pg_json_int(json, "nodes_run", m->nodes_run);
+    pg_json_string(json, "batch_norm", batch_norm_case(m));
+    pg_json_int(json, "flops", (int64_t)m->flops);
+    pg_json_int(json, "weight_bytes", (int64_t)m->weight_bytes);
+    pg_json_int(json, "session_bytes", (int64_t)m->session_bytes);
+}
+
+static void json_convs(pg_json *json, const pg_inspection *it) {
+    pg_json_open(json, "convolutions", '[');
+    for (int i = 0; i < it->info->n_convs; i++) {
+        const pg_conv_info *c = &it->info->convs[i];
+        pg_json_open(json, NULL, '{');
+        pg_json_int(json, "conv", i);
+        pg_json_string(json, "name", c->name);
+        pg_json_string(json, "output", c->output);
+        pg_json_int(json, "in_channels", c->in_channels);
+        pg_json_int(json, "channels", c->channels);
+        pg_json_int(json, "height", c->height);
+        pg_json_int(json, "width", c->width);
+        pg_json_int(json, "kernel_h", c->kernel_h);
+        pg_json_int(json, "kernel_w", c->kernel_w);
+        pg_json_int(json, "stride_h", c->stride_h);
+        pg_json_int(json, "stride_w", c->stride_w);
+        pg_json_int(json, "groups", c->groups);
+        pg_json_bool(json, "batch_norm", c->batch_norm);
+        pg_json_bool(json, "on_path", c->on_path);
+        pg_json_bool(json, "pruned", it->selected[i]);
+        pg_json_int(json, "flops", (int64_t)c->flops);
+        pg_json_close(json, '}');
+    }
+    pg_json_close(json, ']');
+}
+
+static pg_err print_json(const pg_inspection *it, pg_diag *diag) {
+    pg_json json = {0};
+    pg_json_open(&json, NULL, '{');
+    json_model(&json, it);
+    json_convs(&json, it);
+    pg_json_open(&json, "operators", '[');
+    for (int i = 0; i < pg_model_op_count(it->model); i++) {
+        const pg_op *op = pg_model_op(it->model, i);
+        pg_json_open(&json, NULL, '{');
+        pg_json_string(&json, "name", op->node);
+        pg_json_string(&json, "type", op->type);
+        pg_json_open(&json, "output", '[');
+        for (int d = 0; op->n_dst > 0 && d < op->dst[0].shape.rank; d++)
+            pg_json_int(&json, NULL, op->dst[0].shape.dims[d]);
+        pg_json_close(&json, ']');
+        pg_json_string(&json, "implementation", op->impl);
+        pg_json_int(&json, "weight_bytes", (int64_t)op->weight_bytes);
+        pg_json_int(&json, "flops", (int64_t)op->flops);
+        pg_json_close(&json, '}');
+    }
+    pg_json_close(&json, ']');
+    pg_json_close(&json, '}');
+    return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
+}
+
+static pg_err run(const pg_cli *cli, pg_diag *diag) {
+    const pg_config *config = NULL;
+    pg_inspection it = {0};
+    pg_err err = pg_cli_config(cli, &config, diag);
+    if (err == PG_OK)
+        err = pg_cli_locate(config, look(config, &it, diag), diag);
+    if (err == PG_OK && cli->json)
+        err = print_json(&it, diag);
+    else if (err == PG_OK)
+        print_text(&it);
+    pg_model_destroy(&it.model);
+    pg_free(it.selected);
+    pg_config_destroy(&config);
+    return err;
+}
+
+const pg_command pg_command_inspect = {
+    .name = "inspect",
+    .configured = true,
+    .json = true,
+    .brief = "Show a network: layers, shapes, what is pruned, memory.",
+    .prose = "A file that uses operators this program does not have is refused (status 3), and every\n"
+             "such node is named.",
+    .options = options,
+    .run = run,
+};

@@ -1,0 +1,142 @@
+/* Readers of keys that are more than one number or word: model.input and parchgrad. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/config_impl.h"
+
+static pg_err no_memory(pg_diag *diag) {
+    return pg_fail(diag, PG_ENOMEM, "out of memory while reading the configuration");
+}
+
+/* A whole number without sign, at most `max`. */
+static bool whole(const pg_yaml *node, int64_t max, int64_t *out) {
+    double value;
+    if (!pg_config_number(node, &value) || value < 0 || value > (double)max ||
+        value != floor(value) || strpbrk(node->text, ".eE") != NULL)
+        return false;
+    *out = (int64_t)value;
+    return true;
+}
+
+/* [r, g, b], or one number for all. */
+static pg_err three(const char *path, const pg_yaml *node, double min, float out[3],
+                    pg_diag *diag) {
+    double values[3];
+    bool ok = pg_config_number(node, &values[0]);
+    if (ok)
+        values[1] = values[2] = values[0];
+    const pg_yaml *entry = node->first;
+    if (node->kind == PG_YAML_LIST && node->count == 3) {
+        ok = true;
+        for (int i = 0; i < 3; i++, entry = entry->next)
+            ok = ok && pg_config_number(entry, &values[i]);
+    }
+    for (int i = 0; ok && i < 3; i++) {
+        ok = values[i] >= min && values[i] <= 1e6;
+        out[i] = (float)values[i];
+    }
+    if (!ok)
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must be three numbers between %g and 1e+06, or one for all",
+                       node->where, path, min);
+    return PG_OK;
+}
+
+PG_CONFIG_READER(mean) {
+    (void)impl, (void)key;
+    return three(path, node, -1e6, ((pg_config *)base)->explain.input.mean, diag);
+}
+
+PG_CONFIG_READER(std) {
+    (void)impl, (void)key;
+    return three(path, node, 1e-6, ((pg_config *)base)->explain.input.std, diag);
+}
+
+PG_CONFIG_READER(size) {
+    (void)impl, (void)key;
+    pg_input_options *input = &((pg_config *)base)->explain.input;
+    bool ok = whole(node, 16384, &input->height);
+    if (ok)
+        input->width = input->height;
+    if (node->kind == PG_YAML_LIST && node->count == 2)
+        ok = whole(node->first, 16384, &input->height) && whole(node->last, 16384, &input->width) &&
+             input->height > 0 && input->width > 0;
+    if (!ok)
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must be a side or [height, width], whole numbers up to 16384",
+                       node->where, path);
+    return PG_OK;
+}
+
+PG_CONFIG_READER(level) {
+    (void)impl, (void)key;
+    pg_prune_options *prune = &((pg_config *)base)->explain.prune;
+    prune->use_level = false;
+    prune->level = 0;
+    if (node->kind == PG_YAML_SCALAR && strcmp(node->text, "none") == 0)
+        return PG_OK;
+    prune->use_level = true;
+    if (!pg_config_number(node, &prune->level) || !(prune->level > 0 && prune->level <= 1))
+        return pg_fail(diag, PG_ECONFIG, "%s: %s must be none, or a number above 0 and at most 1",
+                       node->where, path);
+    return PG_OK;
+}
+
+PG_CONFIG_READER(layers) {
+    (void)key;
+    pg_prune_options *prune = &((pg_config *)base)->explain.prune;
+    prune->layers_default = false;
+    prune->layers_ratio = -1;
+    prune->layers = (pg_string_list){0};
+    if (node->kind == PG_YAML_LIST && node->count > 0)
+        return pg_config_strings(impl, path, node, &prune->layers, diag);
+    if (node->kind == PG_YAML_SCALAR && strcmp(node->text, "default") == 0) {
+        prune->layers_default = true;
+        return PG_OK;
+    }
+    if (!pg_config_number(node, &prune->layers_ratio) || prune->layers_ratio < 0 ||
+        prune->layers_ratio > 1)
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must be default, a ratio between 0 and 1, or a list of names or "
+                       "patterns",
+                       node->where, path);
+    return PG_OK;
+}
+
+/* The channels of one entry of parchgrad.list. */
+static pg_err channels(pg_config_impl *impl, const char *path, const pg_yaml *node,
+                       pg_channel_list *out, pg_diag *diag) {
+    int64_t *list = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *list);
+    if (list == NULL)
+        return no_memory(diag);
+    int n = 0;
+    bool ok = node->kind == PG_YAML_LIST && node->count > 0;
+    for (const pg_yaml *entry = node->first; ok && entry != NULL; entry = entry->next)
+        ok = whole(entry, INT32_MAX, &list[n++]);
+    if (!ok)
+        return pg_fail(diag, PG_ECONFIG, "%s: %s must list channel numbers, as in [3, 17]",
+                       node->where, path);
+    *out = (pg_channel_list){.layer = node->key, .channels = list, .count = n};
+    return PG_OK;
+}
+
+PG_CONFIG_READER(list) {
+    (void)key;
+    pg_prune_options *prune = &((pg_config *)base)->explain.prune;
+    if (node->kind != PG_YAML_MAP)
+        return pg_fail(diag, PG_ECONFIG, "%s: %s must map convolutions to lists of channels",
+                       node->where, path);
+    pg_channel_list *lists = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *lists);
+    if (lists == NULL)
+        return no_memory(diag);
+    int n = 0;
+    for (const pg_yaml *entry = node->first; entry != NULL; entry = entry->next) {
+        pg_err err = channels(impl, path, entry, &lists[n++], diag);
+        if (err != PG_OK)
+            return err;
+    }
+    prune->lists = lists;
+    prune->n_lists = n;
+    return PG_OK;
+}

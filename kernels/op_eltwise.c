@@ -1,0 +1,212 @@
+/* Functions of one variable, applied to every element: one row of `functions` each, with value and
+ * derivative side by side. The layout does not matter to them.
+ *
+ * Each function reads its two parameters a and b (slope, bounds, ...); the derivative is taken from
+ * x, the input, so that no function needs two rules. At kinks the derivative is what torch takes:
+ * 0 for ReLU at 0, 0 at both bounds of Clip. */
+#include "kernels/op.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/simd.h"
+#include "kernels/vmath.h"
+
+typedef struct eltwise_function {
+    const char *type;
+    const char *attr_a, *attr_b; /* attribute names, NULL: none */
+    float a, b;                  /* their defaults */
+    void (*value)(int64_t n, const float *x, float a, float b, float *y);
+    void (*slope)(int64_t n, const float *x, float a, float b, const float *dy, float *dx);
+} eltwise_function;
+
+typedef struct eltwise_op {
+    pg_op op;
+    const eltwise_function *function;
+    float a, b;
+} eltwise_op;
+
+extern const pg_op_class pg_eltwise_class;
+
+/* Defines <name>_value and <name>_slope: f and f' as expressions of x (v), a and b. */
+#define FUNCTION(name, f, df)                                                                      \
+    PG_CLONES static void name##_value(int64_t n, const float *x, float a, float b, float *y) {   \
+        (void)a, (void)b;                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            float v = x[i];                                                                        \
+            y[i] = (f);                                                                            \
+        }                                                                                          \
+    }                                                                                              \
+    PG_CLONES static void name##_slope(int64_t n, const float *x, float a, float b,                \
+                                       const float *dy, float *dx) {                               \
+        (void)a, (void)b;                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            float v = x[i];                                                                        \
+            (void)v;                                                                               \
+            dx[i] = dy[i] * (df);                                                                  \
+        }                                                                                          \
+    }
+
+static inline float tanh_of(float v) { return 2.0f * pg_sigmoidf(2.0f * v) - 1.0f; }
+static inline float softplus_of(float v) {
+    return (v > 0 ? v : 0) + log1pf(pg_expf(v > 0 ? -v : v));
+}
+static inline float mish_slope_of(float v) {
+    float t = tanh_of(softplus_of(v));
+    return t + v * (1 - t * t) * pg_sigmoidf(v);
+}
+static inline float normal_cdf(float v) { return 0.5f * erfcf(-v * 0.70710678f); }
+static inline float gelu_slope_of(float v) {
+    return normal_cdf(v) + v * 0.39894228f * pg_expf(-0.5f * v * v);
+}
+
+FUNCTION(relu, v > 0 || v != v ? v : 0, v > 0 ? 1.0f : 0.0f)
+FUNCTION(leaky_relu, v > 0 ? v : a * v, v > 0 ? 1.0f : a)
+FUNCTION(thresholded_relu, v > a ? v : 0, v > a ? 1.0f : 0.0f)
+FUNCTION(clip, v < a ? a : v > b ? b : v, v > a && v < b ? 1.0f : 0.0f)
+FUNCTION(sigmoid, pg_sigmoidf(v), pg_sigmoidf(v) * (1.0f - pg_sigmoidf(v)))
+FUNCTION(swish, v * pg_sigmoidf(v), pg_sigmoidf(v) * (1.0f + v * (1.0f - pg_sigmoidf(v))))
+FUNCTION(hard_sigmoid, a * v + b < 0 ? 0.0f : a * v + b > 1 ? 1.0f : a * v + b,
+         a * v + b > 0 && a * v + b < 1 ? a : 0.0f)
+FUNCTION(hard_swish, v * (v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 6 + 0.5f),
+         v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 3 + 0.5f)
+FUNCTION(tanh, tanh_of(v), 1.0f - tanh_of(v) * tanh_of(v))
+FUNCTION(elu, v > 0 ? v : a * (pg_expf(v) - 1), v > 0 ? 1.0f : a * pg_expf(v))
+FUNCTION(celu, v > 0 ? v : a * (pg_expf(v / a) - 1), v > 0 ? 1.0f : pg_expf(v / a))
+FUNCTION(selu, b * (v > 0 ? v : a * (pg_expf(v) - 1)), b * (v > 0 ? 1.0f : a * pg_expf(v)))
+FUNCTION(softplus, softplus_of(v), pg_sigmoidf(v))
+FUNCTION(softsign, v / (1 + fabsf(v)), 1.0f / ((1 + fabsf(v)) * (1 + fabsf(v))))
+FUNCTION(mish, v * tanh_of(softplus_of(v)), mish_slope_of(v))
+FUNCTION(gelu, v * normal_cdf(v), gelu_slope_of(v))
+FUNCTION(erf, erff(v), 1.12837917f * pg_expf(-v * v))
+FUNCTION(exp, pg_expf(v), pg_expf(v))
+FUNCTION(log, logf(v), 1.0f / v)
+FUNCTION(sqrt, sqrtf(v), 0.5f / sqrtf(v))
+FUNCTION(reciprocal, 1.0f / v, -1.0f / (v * v))
+FUNCTION(neg, -v, -1.0f)
+FUNCTION(abs, fabsf(v), v > 0 ? 1.0f : v < 0 ? -1.0f : 0.0f)
+
+#define ROW(type, attr_a, a, attr_b, b, name)                                                      \
+    {type, attr_a, attr_b, a, b, name##_value, name##_slope}
+static const eltwise_function functions[] = {
+    ROW("Abs", NULL, 0, NULL, 0, abs),
+    ROW("Celu", "alpha", 1, NULL, 0, celu),
+    ROW("Clip", "min", -3.402823466e38f, "max", 3.402823466e38f, clip),
+    ROW("Elu", "alpha", 1, NULL, 0, elu),
+    ROW("Erf", NULL, 0, NULL, 0, erf),
+    ROW("Exp", NULL, 0, NULL, 0, exp),
+    ROW("Gelu", NULL, 0, NULL, 0, gelu),
+    ROW("HardSigmoid", "alpha", 0.2f, "beta", 0.5f, hard_sigmoid),
+    ROW("HardSwish", NULL, 0, NULL, 0, hard_swish),
+    ROW("LeakyRelu", "alpha", 0.01f, NULL, 0, leaky_relu),
+    ROW("Log", NULL, 0, NULL, 0, log),
+    ROW("Mish", NULL, 0, NULL, 0, mish),
+    ROW("Neg", NULL, 0, NULL, 0, neg),
+    ROW("Reciprocal", NULL, 0, NULL, 0, reciprocal),
+    ROW("Relu", NULL, 0, NULL, 0, relu),
+    ROW("Selu", "alpha", 1.67326319f, "gamma", 1.05070102f, selu),
+    ROW("Sigmoid", NULL, 0, NULL, 0, sigmoid),
+    ROW("Softplus", NULL, 0, NULL, 0, softplus),
+    ROW("Softsign", NULL, 0, NULL, 0, softsign),
+    ROW("Sqrt", NULL, 0, NULL, 0, sqrt),
+    ROW("Swish", NULL, 0, NULL, 0, swish), /* x sigmoid(x): made by the optimiser */
+    ROW("Tanh", NULL, 0, NULL, 0, tanh),
+    ROW("ThresholdedRelu", "alpha", 1, NULL, 0, thresholded_relu),
+};
+
+static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
+    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
+}
+
+static const eltwise_function *find_function(const char *type) {
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
+        if (strcmp(functions[i].type, type) == 0)
+            return &functions[i];
+    return NULL;
+}
+
+/* Clip's bounds are inputs since opset 11. */
+static pg_err read_bound(const pg_op_def *def, int index, float *out, pg_diag *diag) {
+    if (def->n_inputs <= index || !def->inputs[index].present)
+        return PG_OK;
+    const pg_const *bound = def->inputs[index].constant;
+    if (!bound || pg_shape_count(&bound->shape) != 1)
+        return refuse(def, diag, "its bounds must be constant scalars");
+    *out = bound->dtype == PG_F32 ? bound->f[0] : (float)bound->i[0];
+    return PG_OK;
+}
+
+static pg_err read_parameters(const pg_op_def *def, eltwise_op *e, pg_diag *diag) {
+    const eltwise_function *f = e->function;
+    const char *approximate;
+    pg_err err = pg_def_string(def, "approximate", "none", &approximate, diag);
+    if (!err && strcmp(approximate, "none") != 0)
+        err = refuse(def, diag, "only approximate='none' is supported");
+    e->a = f->a, e->b = f->b;
+    if (!err && f->attr_a)
+        err = pg_def_float(def, f->attr_a, f->a, &e->a, diag);
+    if (!err && f->attr_b)
+        err = pg_def_float(def, f->attr_b, f->b, &e->b, diag);
+    bool clip = strcmp(f->type, "Clip") == 0;
+    if (!err && clip)
+        err = read_bound(def, 1, &e->a, diag);
+    if (!err && clip)
+        err = read_bound(def, 2, &e->b, diag);
+    if (!err && (isnan(e->a) || isnan(e->b)))
+        err = refuse(def, diag, "a parameter is not a number");
+    if (!err && strcmp(f->type, "Celu") == 0 && e->a == 0)
+        err = refuse(def, diag, "alpha must not be 0");
+    return err;
+}
+
+static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    const eltwise_function *f = find_function(def->type);
+    pg_assert(f);
+    if (def->n_inputs < 1 || !def->inputs[0].present || def->inputs[0].constant)
+        return refuse(def, diag, "needs a computed input");
+    for (int i = 1; i < def->n_inputs; i++)
+        if (def->inputs[i].present && !def->inputs[i].constant)
+            return refuse(def, diag, "only its first input may be computed");
+    eltwise_op parameters = {.function = f};
+    pg_err err = read_parameters(def, &parameters, diag);
+    if (!err)
+        err = pg_op_alloc(&pg_eltwise_class, def, sizeof(eltwise_op), 1, out, diag);
+    if (err)
+        return err;
+    eltwise_op *e = (eltwise_op *)*out;
+    e->function = f, e->a = parameters.a, e->b = parameters.b;
+    e->op.dst[0].shape = def->inputs[0].shape;
+    e->op.layouts = PG_LAYOUTS_SAME;
+    e->op.keeps_src = true;
+    e->op.flops = (uint64_t)pg_shape_count(&def->inputs[0].shape);
+    return PG_OK;
+}
+
+enum { CHUNK = 4096 }; /* elements per task: 16 KB in and out stay in the first-level cache */
+
+static pg_err forward(const pg_op *op, const pg_op_io *io) {
+    const eltwise_op *e = (const eltwise_op *)op;
+    int64_t count = pg_shape_count(&op->dst[0].shape);
+#pragma omp parallel for schedule(static) if (count > 4 * CHUNK)
+    for (int64_t at = 0; at < count; at += CHUNK) {
+        int64_t n = count - at < CHUNK ? count - at : CHUNK;
+        e->function->value(n, io->src[0] + at, e->a, e->b, io->dst[0] + at);
+    }
+    return PG_OK;
+}
+
+static pg_err backward(const pg_op *op, const pg_op_io *io) {
+    const eltwise_op *e = (const eltwise_op *)op;
+    int64_t count = pg_shape_count(&op->dst[0].shape);
+    if (!io->d_src[0])
+        return PG_OK;
+#pragma omp parallel for schedule(static) if (count > 4 * CHUNK)
+    for (int64_t at = 0; at < count; at += CHUNK) {
+        int64_t n = count - at < CHUNK ? count - at : CHUNK;
+        e->function->slope(n, io->src[0] + at, e->a, e->b, io->d_dst[0] + at, io->d_src[0] + at);
+    }
+    return PG_OK;
+}
+
+const pg_op_class pg_eltwise_class = {
+    .create = create, .forward = forward, .backward = backward};

@@ -1,0 +1,171 @@
+#include "pipeline/model.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "kernels/op_conv.h"
+#include "kernels/threads.h"
+#include "pipeline/file_io.h"
+#include "pipeline/model_private.h"
+#include "pipeline/onnx_import.h"
+#include "pipeline/optimise.h"
+#include "pipeline/sha256.h"
+
+static void drop_load(pg_model *model) {
+    for (int i = 0; i < model->graph.n_nodes; i++)
+        model->graph.nodes[i].def = NULL;
+    pg_pool_clear(&model->load);
+    pg_free(model->file);
+    model->file = NULL;
+}
+
+static pg_err read_file(pg_model *model, const pg_model_options *options, pg_span *file,
+                        pg_diag *diag) {
+    uint64_t limit = options->max_file_bytes != 0 ? options->max_file_bytes : (uint64_t)2 << 30;
+    size_t size;
+    pg_err err = pg_file_read(options->path, limit, &model->file, &size, diag);
+    if (err != PG_OK) /* here a file that is too large is a model that is refused */
+        return err == PG_EINPUT ? PG_EMODEL : err;
+    *file = (pg_span){model->file, size};
+    pg_sha256_of(model->file, size, model->info.sha256);
+    pg_sha256_hex(model->info.sha256, model->info.sha256_hex);
+    model->info.file_bytes = size;
+    model->info.path = pg_pool_text(&model->pool, options->path, strlen(options->path));
+    return model->info.path != NULL ? PG_OK : pg_fail(diag, PG_ENOMEM, "no memory for the model");
+}
+
+static pg_err import(pg_model *model, const pg_model_options *options, pg_span file,
+                     pg_diag *diag) {
+    pg_import job = {.options = options, .file = file, .load = &model->load,
+                     .graph = &model->graph};
+    pg_err err = pg_onnx_import(&job, diag);
+    if (err == PG_OK)
+        err = pg_optimise(&model->graph, diag);
+    if (err != PG_OK)
+        return pg_fail_in(diag, err, "%s", options->path);
+    pg_model_info *info = &model->info;
+    const pg_graph *g = &model->graph;
+    info->ir_version = job.ir_version;
+    info->opset = job.opset;
+    info->producer = job.producer;
+    info->input_name = job.input_name;
+    info->nodes_in_file = job.nodes_in_file;
+    info->nodes_folded = job.nodes_folded;
+    info->softmax_removed = job.softmax_removed;
+    info->input = g->values[g->input].shape;
+    info->classes = pg_shape_count(&g->values[g->logits].shape);
+    info->logits_name = g->values[g->logits].name;
+    info->n_convs = g->n_convs;
+    info->convs = g->convs;
+    return PG_OK;
+}
+
+static pg_err index_convs(pg_model *model, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    pg_free(model->conv_node);
+    model->conv_node = pg_malloc((size_t)g->n_convs * sizeof *model->conv_node);
+    if (model->conv_node == NULL)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the model");
+    for (int c = 0; c < g->n_convs; c++)
+        model->conv_node[c] = -1;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->nodes[i].conv >= 0)
+            model->conv_node[g->nodes[i].conv] = i;
+    return PG_OK;
+}
+
+/* The figures of `inspect`; weights and implementations are known after prepare only. */
+static void sum_up(pg_model *model) {
+    pg_model_info *info = &model->info;
+    info->nodes_run = 0;
+    info->weight_bytes = info->flops = 0;
+    for (int i = 0; i < model->graph.n_nodes; i++) {
+        const struct pg_op *op = model->graph.nodes[i].op;
+        info->nodes_run += !op->alias;
+        info->weight_bytes += op->weight_bytes;
+        info->flops += op->flops;
+    }
+}
+
+pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *diag) {
+    *out = NULL;
+    pg_model *model = pg_calloc(1, sizeof *model);
+    if (model == NULL)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the model");
+    pg_graph_init(&model->graph, &model->pool);
+    model->threads = options->threads;
+    pg_span file = {0};
+    pg_err err = read_file(model, options, &file, diag);
+    if (err == PG_OK)
+        err = import(model, options, file, diag);
+    if (err == PG_OK)
+        err = index_convs(model, diag);
+    if (err != PG_OK) {
+        pg_model_destroy(&model);
+        return err;
+    }
+    sum_up(model);
+    *out = model;
+    return PG_OK;
+}
+
+const pg_model_info *pg_model_get_info(const pg_model *model) {
+    return &model->info;
+}
+
+int pg_model_op_count(const pg_model *model) {
+    return model->graph.n_nodes;
+}
+
+const struct pg_op *pg_model_op(const pg_model *model, int index) {
+    pg_assert(index >= 0 && index < model->graph.n_nodes);
+    return model->graph.nodes[index].op;
+}
+
+static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
+    for (int c = 0; gap != NULL && c < g->n_convs; c++)
+        if (gap[c] && model->conv_node[c] >= 0)
+            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
+    for (int i = 0; i < g->n_nodes; i++) {
+        struct pg_op *op = g->nodes[i].op;
+        pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
+        if (err != PG_OK)
+            return pg_fail_in(diag, err, "%s", model->info.path);
+    }
+    return PG_OK;
+}
+
+pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
+    pg_assert(!model->prepared);
+    model->backward = backward;
+    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout, diag);
+    if (err == PG_OK)
+        err = index_convs(model, diag);
+    if (err == PG_OK)
+        err = prepare_ops(model, gap, diag);
+    drop_load(model);
+    if (err == PG_OK)
+        err = pg_plan_memory(&model->graph, backward, &model->plan, diag);
+    if (err != PG_OK)
+        return err;
+    sum_up(model);
+    model->info.session_bytes = model->plan.arena_bytes;
+    model->prepared = true;
+    return PG_OK;
+}
+
+void pg_model_destroy(pg_model **model) {
+    if (model == NULL || *model == NULL)
+        return;
+    pg_model *m = *model;
+    pg_graph_clear(&m->graph);
+    pg_pool_clear(&m->load);
+    pg_pool_clear(&m->pool);
+    pg_free(m->file);
+    pg_free(m->conv_node);
+    pg_free(m);
+    *model = NULL;
+}

@@ -1,0 +1,21 @@
+/* What a session needs to see of a model. For model.c and session.c only. */
+#ifndef PG_PIPELINE_MODEL_PRIVATE_H
+#define PG_PIPELINE_MODEL_PRIVATE_H
+
+#include "pipeline/graph.h"
+#include "pipeline/model.h"
+#include "pipeline/plan.h"
+
+struct pg_model {
+    pg_model_info info;
+    pg_pool pool;       /* names, value lists, the plan: the model's life */
+    pg_pool load;       /* definitions and constants: until prepare */
+    uint8_t *file;      /* until prepare: constants point into it */
+    pg_graph graph;
+    pg_plan plan;
+    int *conv_node;     /* [n_convs] node that runs it, -1: none */
+    int threads;
+    bool prepared, backward;
+};
+
+#endif

@@ -1,0 +1,225 @@
+#include "pipeline/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+
+typedef struct planner {
+    pg_graph *graph;
+    pg_plan *plan;
+    bool backward;
+    int end;            /* the step nothing outlives */
+    int *root;          /* per value: the one whose memory it shares */
+    int *block;         /* per root: its block */
+    int *d_block;       /* per root: its gradient's block, -1: none yet */
+    pg_block *blocks;
+    int n_blocks, room;
+} planner;
+
+/* The plan's offsets hold block numbers until the blocks have been placed. */
+static int new_block(planner *p, size_t bytes, int first, int last) {
+    pg_assert(p->n_blocks < p->room);
+    p->blocks[p->n_blocks] = (pg_block){.bytes = bytes, .first = first, .last = last};
+    return p->n_blocks++;
+}
+
+static size_t value_bytes(const pg_graph *g, int value) {
+    return (size_t)pg_shape_count(&g->values[value].shape) * sizeof(float);
+}
+
+static void live_until(pg_block *block, int step) {
+    if (block->last < step)
+        block->last = step;
+}
+
+/* ---- forward ---- */
+
+static void forward_blocks(planner *p) {
+    pg_graph *g = p->graph;
+    for (int v = 0; v < g->n_values; v++)
+        p->root[v] = v, p->block[v] = p->d_block[v] = -1;
+    p->block[g->input] = new_block(p, value_bytes(g, g->input), 0, p->end);
+    for (int i = 0; i < g->n_nodes; i++) {
+        const pg_node *node = &g->nodes[i];
+        pg_node_plan *plan = &p->plan->nodes[i];
+        for (int k = 0; k < node->op->n_src; k++) {
+            int block = p->block[p->root[node->src[k]]];
+            live_until(&p->blocks[block], node->op->keeps_src && p->backward ? p->end : i);
+            plan->src[k] = (size_t)block;
+        }
+        for (int k = 0; k < node->op->n_dst; k++) {
+            int v = node->dst[k];
+            if (node->op->alias)
+                p->root[v] = p->root[node->src[0]];
+            else
+                p->block[v] = new_block(p, value_bytes(g, v), i, i);
+            int block = p->block[p->root[v]];
+            if (node->op->keeps_dst && p->backward)
+                live_until(&p->blocks[block], p->end);
+            plan->dst[k] = (size_t)block;
+        }
+        plan->saved = PG_NOWHERE;
+        if (node->op->saved_bytes > 0)
+            plan->saved =
+                (size_t)new_block(p, node->op->saved_bytes, i, p->backward ? p->end : i);
+    }
+    live_until(&p->blocks[p->block[p->root[g->logits]]], p->end);
+}
+
+/* ---- backward ---- */
+
+/* The readers of a value are met last to first: the first one met writes the gradient, the others
+ * write a scrap that is added to it. */
+static void contribute(planner *p, int value, int step, pg_contribution *out) {
+    int root = p->root[value];
+    size_t bytes = value_bytes(p->graph, root);
+    *out = (pg_contribution){.add = PG_NOWHERE, .count = (int64_t)(bytes / sizeof(float))};
+    if (p->d_block[root] < 0) {
+        p->d_block[root] = new_block(p, bytes, step, step);
+        out->to = (size_t)p->d_block[root];
+        return;
+    }
+    live_until(&p->blocks[p->d_block[root]], step);
+    out->to = (size_t)new_block(p, bytes, step, step);
+    out->add = (size_t)p->d_block[root];
+}
+
+static void backward_blocks(planner *p) {
+    pg_graph *g = p->graph;
+    int n = g->n_nodes;
+    p->d_block[p->root[g->logits]] =
+        new_block(p, value_bytes(g, g->logits), n, n); /* the seed */
+    for (int i = n - 1; i >= 0; i--) {
+        const pg_node *node = &g->nodes[i];
+        pg_node_plan *plan = &p->plan->nodes[i];
+        int step = 2 * n - 1 - i;
+        if (node->op->alias)
+            continue;
+        for (int k = 0; k < node->op->n_dst; k++) {
+            int root = node->dst[k]; /* not an alias: its own root */
+            plan->d_dst_zero[k] = p->d_block[root] < 0;
+            if (plan->d_dst_zero[k])
+                p->d_block[root] = new_block(p, value_bytes(g, root), step, step);
+            live_until(&p->blocks[p->d_block[root]], step);
+            plan->d_dst[k] = (size_t)p->d_block[root];
+        }
+        for (int k = 0; k < node->op->n_src; k++)
+            contribute(p, node->src[k], step, &plan->d_src[k]);
+    }
+    live_until(&p->blocks[p->d_block[p->root[g->input]]], p->end);
+}
+
+static pg_err check_backward(const pg_graph *g, pg_diag *diag) {
+    char list[PG_DIAG_MAX / 2] = "";
+    int count = 0;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const struct pg_op *op = g->nodes[i].op;
+        if (op->alias || !g->nodes[i].on_path || op->cls->backward != NULL)
+            continue;
+        size_t used = strlen(list);
+        count++;
+        snprintf(list + used, sizeof list - used, "%s%s (node '%.300s')", used > 0 ? ", " : "",
+                 op->type, op->node);
+    }
+    if (count == 0)
+        return PG_OK;
+    return pg_fail(diag, PG_EMODEL, "the gradient cannot pass %d node%s: %s", count,
+                   count == 1 ? "" : "s", list);
+}
+
+/* ---- numbers to offsets ---- */
+
+static void resolve(const planner *p, size_t *place) {
+    if (*place != PG_NOWHERE)
+        *place = p->blocks[*place].offset;
+}
+
+static void resolve_all(planner *p) {
+    pg_graph *g = p->graph;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const struct pg_op *op = g->nodes[i].op;
+        pg_node_plan *plan = &p->plan->nodes[i];
+        bool gradient = p->backward && !op->alias;
+        for (int k = 0; k < op->n_src; k++) {
+            resolve(p, &plan->src[k]);
+            if (gradient) {
+                resolve(p, &plan->d_src[k].to);
+                resolve(p, &plan->d_src[k].add);
+            }
+        }
+        for (int k = 0; k < op->n_dst; k++) {
+            resolve(p, &plan->dst[k]);
+            if (gradient)
+                resolve(p, &plan->d_dst[k]);
+        }
+        resolve(p, &plan->saved);
+    }
+    int logits = p->root[g->logits], input = p->root[g->input];
+    p->plan->input = p->blocks[p->block[input]].offset;
+    p->plan->logits = p->blocks[p->block[logits]].offset;
+    p->plan->d_input = p->backward ? p->blocks[p->d_block[input]].offset : PG_NOWHERE;
+    p->plan->d_logits = p->backward ? p->blocks[p->d_block[logits]].offset : PG_NOWHERE;
+}
+
+static pg_err take_arrays(planner *p, pg_diag *diag) {
+    pg_graph *g = p->graph;
+    pg_pool *pool = g->pool;
+    size_t room = 3; /* input, seed, scratch; per node: saved, its values and gradients */
+    bool ok = true;
+    p->plan->nodes = pg_pool_array(pool, (size_t)g->n_nodes, sizeof *p->plan->nodes);
+    for (int i = 0; p->plan->nodes != NULL && ok && i < g->n_nodes; i++) {
+        pg_node_plan *plan = &p->plan->nodes[i];
+        size_t n_src = (size_t)g->nodes[i].op->n_src, n_dst = (size_t)g->nodes[i].op->n_dst;
+        plan->src = pg_pool_array(pool, n_src, sizeof *plan->src);
+        plan->dst = pg_pool_array(pool, n_dst, sizeof *plan->dst);
+        plan->d_dst = pg_pool_array(pool, n_dst, sizeof *plan->d_dst);
+        plan->d_dst_zero = pg_pool_array(pool, n_dst, sizeof *plan->d_dst_zero);
+        plan->d_src = pg_pool_array(pool, n_src, sizeof *plan->d_src);
+        ok = plan->src != NULL && plan->dst != NULL && plan->d_dst != NULL &&
+             plan->d_dst_zero != NULL && plan->d_src != NULL;
+        room += 1 + n_src + 2 * n_dst;
+    }
+    size_t n = (size_t)g->n_values;
+    p->root = pg_malloc(n * sizeof(int));
+    p->block = pg_malloc(n * sizeof(int));
+    p->d_block = pg_malloc(n * sizeof(int));
+    p->blocks = pg_malloc(room * sizeof *p->blocks);
+    p->room = (int)room;
+    ok = ok && p->plan->nodes != NULL && p->root != NULL && p->block != NULL &&
+         p->d_block != NULL && p->blocks != NULL;
+    return ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "no memory for the model's memory plan");
+}
+
+static pg_err plan_blocks(planner *p, pg_diag *diag) {
+    pg_graph *g = p->graph;
+    size_t scratch = 0;
+    forward_blocks(p);
+    if (p->backward)
+        backward_blocks(p);
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->nodes[i].op->scratch_bytes > scratch)
+            scratch = g->nodes[i].op->scratch_bytes;
+    int shared = new_block(p, scratch, 0, p->end);
+    p->plan->arena_bytes = pg_plan_offsets(p->blocks, p->n_blocks);
+    if (p->plan->arena_bytes == SIZE_MAX)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the model's memory plan");
+    resolve_all(p);
+    p->plan->scratch = p->blocks[shared].offset;
+    return PG_OK;
+}
+
+pg_err pg_plan_memory(pg_graph *graph, bool backward, pg_plan *plan, pg_diag *diag) {
+    planner p = {.graph = graph, .plan = plan, .backward = backward,
+                 .end = (backward ? 2 : 1) * graph->n_nodes};
+    pg_err err = backward ? check_backward(graph, diag) : PG_OK;
+    if (err == PG_OK)
+        err = take_arrays(&p, diag);
+    if (err == PG_OK)
+        err = plan_blocks(&p, diag);
+    pg_free(p.root);
+    pg_free(p.block);
+    pg_free(p.d_block);
+    pg_free(p.blocks);
+    return err;
+}

@@ -1,0 +1,227 @@
+#include "pipeline/session.h"
+
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "kernels/simd.h"
+#include "kernels/threads.h"
+#include "pipeline/model_private.h"
+
+/* One operator bound to this session's memory. `io` points at the arrays below it. */
+typedef struct runner {
+    pg_op_io io;
+    const float **src, **d_dst;
+    float **dst, **d_src;
+    uint64_t forward_ns, backward_ns;
+    bool bound;
+} runner;
+
+struct pg_session {
+    const pg_model *model;
+    pg_pool pool;
+    unsigned char *arena;
+    runner *runners; /* [n_nodes] */
+    uint64_t (*now_ns)(void);
+};
+
+static void *at(const pg_session *s, size_t offset) {
+    return offset == PG_NOWHERE ? NULL : s->arena + offset;
+}
+
+/* ---- life ---- */
+
+static bool point(pg_session *s, int index) {
+    const pg_op *op = s->model->graph.nodes[index].op;
+    const pg_node_plan *plan = &s->model->plan.nodes[index];
+    runner *r = &s->runners[index];
+    size_t n_src = (size_t)op->n_src, n_dst = (size_t)op->n_dst;
+    bool gradient = s->model->backward && !op->alias;
+    r->src = pg_pool_array(&s->pool, n_src, sizeof *r->src);
+    r->d_src = pg_pool_array(&s->pool, n_src, sizeof *r->d_src);
+    r->dst = pg_pool_array(&s->pool, n_dst, sizeof *r->dst);
+    r->d_dst = pg_pool_array(&s->pool, n_dst, sizeof *r->d_dst);
+    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL)
+        return false;
+    for (size_t k = 0; k < n_src; k++) {
+        r->src[k] = at(s, plan->src[k]);
+        r->d_src[k] = gradient ? at(s, plan->d_src[k].to) : NULL;
+    }
+    for (size_t k = 0; k < n_dst; k++) {
+        r->dst[k] = at(s, plan->dst[k]);
+        r->d_dst[k] = gradient ? at(s, plan->d_dst[k]) : NULL;
+    }
+    r->io = (pg_op_io){.src = r->src, .dst = r->dst, .d_dst = r->d_dst, .d_src = r->d_src,
+                       .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
+    return true;
+}
+
+static pg_err bind(pg_session *s, pg_diag *diag) {
+    const pg_graph *g = &s->model->graph;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const pg_op *op = g->nodes[i].op;
+        runner *r = &s->runners[i];
+        if (!point(s, i))
+            return pg_fail(diag, PG_ENOMEM, "no memory for a session");
+        if (op->alias || op->cls->bind == NULL)
+            continue;
+        pg_err err = op->cls->bind(op, &r->io, &r->io.state, diag);
+        if (err != PG_OK)
+            return err;
+        r->bound = true;
+    }
+    return PG_OK;
+}
+
+pg_err pg_session_create(const pg_model *model, pg_session **out, pg_diag *diag) {
+    pg_assert(model->prepared);
+    *out = NULL;
+    pg_threads_set(model->threads);
+    pg_session *s = pg_calloc(1, sizeof *s);
+    if (s == NULL)
+        return pg_fail(diag, PG_ENOMEM, "no memory for a session");
+    s->model = model;
+    s->arena = pg_calloc(1, model->plan.arena_bytes);
+    s->runners = pg_calloc((size_t)model->graph.n_nodes, sizeof *s->runners);
+    pg_err err = s->arena == NULL || s->runners == NULL
+                     ? pg_fail(diag, PG_ENOMEM, "no memory for a session of %zu bytes",
+                               model->plan.arena_bytes)
+                     : bind(s, diag);
+    if (err != PG_OK) {
+        pg_session_destroy(&s);
+        return err;
+    }
+    *out = s;
+    return PG_OK;
+}
+
+void pg_session_destroy(pg_session **session) {
+    if (session == NULL || *session == NULL)
+        return;
+    pg_session *s = *session;
+    for (int i = 0; s->runners != NULL && i < s->model->graph.n_nodes; i++) {
+        const pg_op *op = s->model->graph.nodes[i].op;
+        if (s->runners[i].bound && op->cls->unbind != NULL)
+            op->cls->unbind(op, &s->runners[i].io.state);
+    }
+    pg_free(s->runners);
+    pg_free(s->arena);
+    pg_pool_clear(&s->pool);
+    pg_free(s);
+    *session = NULL;
+}
+
+/* ---- forward ---- */
+
+float *pg_session_input(pg_session *session, pg_layout *layout) {
+    if (layout != NULL)
+        *layout = session->model->plan.input_layout;
+    return at(session, session->model->plan.input);
+}
+
+const float *pg_session_logits(const pg_session *session) {
+    return at(session, session->model->plan.logits);
+}
+
+static uint64_t now(const pg_session *s) {
+    return s->now_ns != NULL ? s->now_ns() : 0;
+}
+
+static pg_err failed(const pg_op *op, pg_err err, const char *what, pg_diag *diag) {
+    return pg_fail(diag, err, "node '%s' (%s): %s failed", op->node, op->type, what);
+}
+
+pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+    const pg_graph *g = &session->model->graph;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const pg_op *op = g->nodes[i].op;
+        runner *r = &session->runners[i];
+        if (op->alias)
+            continue;
+        uint64_t start = now(session);
+        pg_err err = op->cls->forward(op, &r->io);
+        if (err != PG_OK)
+            return failed(op, err, "forward", diag);
+        r->forward_ns += now(session) - start;
+    }
+    return PG_OK;
+}
+
+/* ---- backward ---- */
+
+PG_CLONES static void add_to(int64_t count, const float *src, float *dst) {
+    for (int64_t i = 0; i < count; i++)
+        dst[i] += src[i];
+}
+
+/* A scrap of gradient joins what other readers of the same value have contributed. */
+static void accumulate(const pg_session *s, int index) {
+    const pg_node_plan *plan = &s->model->plan.nodes[index];
+    for (int k = 0; k < s->model->graph.nodes[index].op->n_src; k++)
+        if (plan->d_src[k].add != PG_NOWHERE)
+            add_to(plan->d_src[k].count, at(s, plan->d_src[k].to), at(s, plan->d_src[k].add));
+}
+
+static void clear_unread(const pg_session *s, int index) {
+    const pg_op *op = s->model->graph.nodes[index].op;
+    const pg_node_plan *plan = &s->model->plan.nodes[index];
+    for (int k = 0; k < op->n_dst; k++)
+        if (plan->d_dst_zero[k])
+            memset(at(s, plan->d_dst[k]), 0,
+                   (size_t)pg_shape_count(&op->dst[k].shape) * sizeof(float));
+}
+
+static const pg_conv_prune *prune_of(const pg_node *node, const pg_conv_prune *prune) {
+    if (prune == NULL || node->conv < 0 || prune[node->conv].keep == NULL)
+        return NULL;
+    return &prune[node->conv];
+}
+
+pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                           pg_diag *diag) {
+    const pg_model *model = session->model;
+    pg_assert(model->backward);
+    memcpy(at(session, model->plan.d_logits), seed, (size_t)model->info.classes * sizeof *seed);
+    for (int i = model->graph.n_nodes - 1; i >= 0; i--) {
+        const pg_node *node = &model->graph.nodes[i];
+        runner *r = &session->runners[i];
+        if (node->op->alias)
+            continue;
+        uint64_t start = now(session);
+        clear_unread(session, i);
+        r->io.prune = prune_of(node, prune);
+        pg_err err = node->op->cls->backward(node->op, &r->io);
+        r->io.prune = NULL;
+        if (err != PG_OK)
+            return failed(node->op, err, "backward", diag);
+        accumulate(session, i);
+        r->backward_ns += now(session) - start;
+    }
+    return PG_OK;
+}
+
+const float *pg_session_d_input(const pg_session *session) {
+    return at(session, session->model->plan.d_input);
+}
+
+const float *pg_session_gap(const pg_session *session, int conv) {
+    const pg_model *model = session->model;
+    pg_assert(conv >= 0 && conv < model->info.n_convs);
+    int node = model->conv_node[conv];
+    return node < 0 ? NULL
+                    : pg_conv_gap(model->graph.nodes[node].op, &session->runners[node].io);
+}
+
+/* ---- profile ---- */
+
+void pg_session_profile(pg_session *session, uint64_t (*now_ns)(void)) {
+    session->now_ns = now_ns;
+    for (int i = 0; i < session->model->graph.n_nodes; i++)
+        session->runners[i].forward_ns = session->runners[i].backward_ns = 0;
+}
+
+void pg_session_profile_get(const pg_session *session, int op, uint64_t *forward_ns,
+                            uint64_t *backward_ns) {
+    pg_assert(op >= 0 && op < session->model->graph.n_nodes);
+    *forward_ns = session->runners[op].forward_ns;
+    *backward_ns = session->runners[op].backward_ns;
+}

@@ -1,0 +1,102 @@
+/* Expected values of the 5 x 4 map a[i] = ((7 i i + 3 i) mod 23) / 4 - 2: numpy and scipy 1.13.1,
+ * gaussian_filter(a, 1.5, mode='reflect', truncate=4), percentile(|a|, q), the definitions of
+ * entropy and of Gini's coefficient as mean absolute difference. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "pipeline/map.h"
+
+enum { H = 5, W = 4, N = H * W };
+static float a[N];
+static pg_map_scratch scratch;
+
+static void set_up(void) {
+    for (int i = 0; i < N; i++)
+        a[i] = (float)((7 * i * i + 3 * i) % 23) / 4 - 2;
+    cr_assert_eq(pg_map_scratch_create(H, W, 1.5, &scratch, NULL), PG_OK);
+}
+static void tear_down(void) { pg_map_scratch_destroy(&scratch); }
+TestSuite(map, .init = set_up, .fini = tear_down);
+
+Test(map, smooths_like_scipy) {
+    static const float want[N] = {0.0075632f, 0.2585580f,  0.5101816f, 0.6119371f, 0.2062477f,
+                                  0.4319746f, 0.6606482f,  0.7541033f, 0.2891721f, 0.5072101f,
+                                  0.7336099f, 0.8293889f,  0.0915782f, 0.3598602f, 0.6522849f,
+                                  0.7882950f, -0.1610628f, 0.1751173f, 0.5531958f, 0.7401367f};
+    pg_map_smooth(&scratch, a);
+    for (int i = 0; i < N; i++)
+        cr_assert(fabsf(a[i] - want[i]) < 1e-6f, "%d: %g, not %g", i, a[i], want[i]);
+}
+
+Test(map, numbers) {
+    const float *sorted = pg_map_sort(&scratch, a);
+    for (int i = 1; i < N; i++)
+        cr_assert(sorted[i] >= sorted[i - 1]);
+    cr_assert(fabs(pg_map_percentile(sorted, N, 99.5) - 3.42875) < 1e-6);
+    cr_assert(fabs(pg_map_percentile(sorted, N, 30) - 0.5) < 1e-6);
+    cr_assert(fabs(pg_map_gini(sorted, N) - 0.416346153846154) < 1e-6);
+    cr_assert(fabs(pg_map_entropy(a, N) - 0.902480842779555) < 1e-6);
+}
+
+Test(map, ends_of_the_scales) {
+    float same[N], one[N] = {0}, none[N] = {0};
+    for (int i = 0; i < N; i++)
+        same[i] = 1e-30f;
+    one[7] = -3e30f;
+    cr_assert(fabs(pg_map_entropy(same, N) - 1) < 1e-12);
+    cr_assert(fabs(pg_map_gini(pg_map_sort(&scratch, same), N)) < 1e-12);
+    cr_assert_eq(pg_map_entropy(one, N), 0);
+    cr_assert(fabs(pg_map_gini(pg_map_sort(&scratch, one), N) - (1 - 1.0 / N)) < 1e-12);
+    cr_assert_eq(pg_map_entropy(none, N), 0);
+    cr_assert_eq(pg_map_gini(pg_map_sort(&scratch, none), N), 0);
+    one[3] = NAN;
+    cr_assert(pg_map_finite(none, N) && !pg_map_finite(one, N));
+}
+
+Test(map, reduces_in_both_layouts) {
+    const float plain[6] = {1, -2, 3, 4, -5, -6}, last[6] = {1, 3, -5, -2, 4, -6};
+    static const struct {
+        pg_reduce reduce;
+        float want[2];
+    } cases[] = {{PG_REDUCE_MEAN_ABS, {3, 4}},
+                 {PG_REDUCE_MAX_ABS, {5, 6}},
+                 {PG_REDUCE_SUM_ABS, {9, 12}},
+                 {PG_REDUCE_SUM, {-1, -4}}};
+    for (size_t i = 0; i < 4; i++) {
+        float p[2], l[2];
+        pg_map_reduce(cases[i].reduce, plain, PG_PLAIN, 3, 2, p);
+        pg_map_reduce(cases[i].reduce, last, PG_CHANNELS_LAST, 3, 2, l);
+        cr_assert_eq(memcmp(p, cases[i].want, sizeof p), 0);
+        cr_assert_eq(memcmp(l, cases[i].want, sizeof l), 0);
+    }
+}
+
+/* Frame 10 x 14, map 4 x 5 at twice the size, moved by (1, 2). */
+Test(map, mass_in_a_region) {
+    const double transform[6] = {2, 0, 1, 0, 2, 2};
+    float ones[N];
+    for (int i = 0; i < N; i++)
+        ones[i] = i % 2 ? 1 : -1;
+    const double all[4] = {0, 0, 100, 100}, none[4] = {9, 0, 5, 14}, half[4] = {1, 2, 4, 10},
+                 part[4] = {2, 3, 2, 2};
+    cr_assert(fabs(pg_map_mass_in(ones, H, W, transform, all) - 1) < 1e-12);
+    cr_assert_eq(pg_map_mass_in(ones, H, W, transform, none), 0);
+    cr_assert(fabs(pg_map_mass_in(ones, H, W, transform, half) - 0.5) < 1e-12);
+    cr_assert(fabs(pg_map_mass_in(ones, H, W, transform, part) - 1.0 / N) < 1e-12);
+    memset(ones, 0, sizeof ones);
+    cr_assert_eq(pg_map_mass_in(ones, H, W, transform, all), 0);
+}
+
+Test(map, overlay) {
+    const float map[3] = {0, 2, 9};
+    uint8_t rgb[9], out[9];
+    memset(rgb, 100, sizeof rgb);
+    pg_map_overlay(map, 2, rgb, 3, out);
+    cr_assert_eq(memcmp(out, rgb, 3), 0, "no heat: the picture itself");
+    cr_assert(out[3] > out[4] && out[3] > out[5], "full heat is red");
+    cr_assert_eq(memcmp(out + 3, out + 6, 3), 0, "nothing is hotter than full");
+    pg_map_overlay(map, 0, rgb, 3, out);
+    cr_assert_eq(memcmp(out, rgb, 9), 0, "a map of zeros hides nothing");
+}
