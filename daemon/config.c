@@ -55,7 +55,8 @@ static bool component(const char *row, const char *prefix, char name[PG_PATH_MAX
 }
 
 /* The nearest known key: among the neighbours first, then anywhere by its last component. */
-static void propose(pg_scope scope, const char *prefix, const char *word, char out[PG_PATH_MAX]) {
+static void propose(pg_scope scope, const char *prefix, const char *path, const char *word,
+                    char out[PG_PATH_MAX]) {
     int n, best = 1 + (int)strlen(word) / 3;
     const pg_key *keys = pg_config_keys(&n);
     char name[PG_PATH_MAX];
@@ -66,7 +67,7 @@ static void propose(pg_scope scope, const char *prefix, const char *word, char o
         int d = distance(word, name);
         if (d <= best) {
             best = d - 1;
-            snprintf(out, PG_PATH_MAX, "%s", name);
+            snprintf(out, PG_PATH_MAX, "%.200s%.200s", path, name);
         }
     }
     for (int i = 0; i < n && out[0] == '\0'; i++) {
@@ -82,7 +83,7 @@ static pg_err unknown(pg_scope scope, const char *prefix, const char *path, cons
     snprintf(full, sizeof full, "%s%s", path, entry->key);
     pg_fail(diag, PG_ECONFIG, "%s: unknown key %s", entry->key_where,
             pg_yaml_quote(full, quoted));
-    propose(scope, prefix, entry->key, proposal);
+    propose(scope, prefix, path, entry->key, proposal);
     if (proposal[0] != '\0')
         pg_diag_append(diag, "; did you mean '%s'?", proposal);
     return PG_ECONFIG;

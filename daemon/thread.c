@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void set_state(pg_thread *t, int state, pg_err err) {
+static void set_state(pg_thread *t, pg_thread_state state, pg_err err) {
     pthread_mutex_lock(&t->lock);
     t->state = state;
     t->err = err;

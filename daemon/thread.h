@@ -15,6 +15,12 @@ typedef struct pg_thread pg_thread;
  * An error returned before that, with its sentence in thread->diag, is what start returns. */
 typedef pg_err (*pg_thread_body)(pg_thread *thread);
 
+typedef enum pg_thread_state {
+    PG_THREAD_STARTING,
+    PG_THREAD_READY,
+    PG_THREAD_OVER,
+} pg_thread_state;
+
 struct pg_thread {
     char name[16];         /* as ps shows it */
     int index;             /* among its kind */
@@ -26,7 +32,7 @@ struct pg_thread {
     pthread_t id;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    enum { PG_THREAD_NONE, PG_THREAD_STARTING, PG_THREAD_READY, PG_THREAD_OVER } state;
+    pg_thread_state state;
     pg_err err;
     bool joinable;
     /* the watchdog's notes */

@@ -80,7 +80,8 @@ static bool set_int(void *handle, int option, int number) {
 }
 
 static bool set_options(void *handle, const pg_socket_options *o) {
-    bool ok = set_int(handle, ZMQ_LINGER, o->linger_ms) && set_int(handle, ZMQ_IPV6, 1) &&
+    bool ok = set_int(handle, ZMQ_LINGER, o->linger_ms) &&
+              set_int(handle, ZMQ_IPV6, strchr(o->endpoint, '[') != NULL) &&
               set_int(handle, ZMQ_HANDSHAKE_IVL, 5000) &&
               set_int(handle, ZMQ_RECONNECT_IVL_MAX, 5000) &&
               set_int(handle, ZMQ_CONNECT_TIMEOUT, 3000) &&
