@@ -12,7 +12,7 @@
 #include "daemon/log.h"
 
 static const pg_command *const commands[] = {
-    &pg_command_explain, &pg_command_calibrate, &pg_command_inspect, &pg_command_bench,
+    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_bench,
     &pg_command_serve,   &pg_command_check_config, &pg_command_version,
 };
 
@@ -36,7 +36,7 @@ static void print_option(const pg_cli_option *option) {
     char left[64];
     snprintf(left, sizeof left, "%s%s%s", option->name, option->value == NULL ? "" : " ",
              option->value == NULL ? "" : option->value);
-    printf("  %-26s %s", left, option->prose);
+    printf("  %-28s %s", left, option->prose);
     if (option->key != NULL)
         printf(" [%s]", option->key);
     putchar('\n');
@@ -72,7 +72,8 @@ void pg_cli_help_command(const pg_command *command) {
 
 /* ---- parsing ---- */
 
-static const pg_cli_option *find_option(const pg_command *command, const char *text, size_t length) {
+static const pg_cli_option *find_option(const pg_command *command, const char *text,
+                                        size_t length) {
     for (const pg_cli_option *o = command->options; o != NULL && o->name != NULL; o++) {
         if (strlen(o->name) == length && strncmp(o->name, text, length) == 0)
             return o;
@@ -152,9 +153,8 @@ pg_err pg_cli_parse(const pg_command *command, int argc, char **argv, pg_cli *ou
             continue;
         }
         size_t length = strcspn(text, "=");
-        const pg_cli_option *option = strcmp(text, "-h") == 0
-                                          ? &option_help
-                                          : find_option(command, text, length);
+        const pg_cli_option *option =
+            strcmp(text, "-h") == 0 ? &option_help : find_option(command, text, length);
         const char *value = text[length] == '=' ? text + length + 1 : NULL;
         if (option == NULL)
             return pg_fail(diag, PG_ECONFIG,
@@ -263,8 +263,8 @@ static pg_err run(int argc, char **argv, pg_diag *diag) {
     }
     const pg_command *command = find_command(strcmp(name, "--version") == 0 ? "version" : name);
     if (command == NULL)
-        return pg_fail(diag, PG_ECONFIG,
-                       "there is no command '%s'; `parchgradd --help` lists them", name);
+        return pg_fail(diag, PG_ECONFIG, "there is no command '%s'; `parchgradd --help` lists them",
+                       name);
     pg_cli cli;
     pg_err err = pg_cli_parse(command, argc, argv, &cli, diag);
     if (err == PG_OK && cli.help) {

@@ -39,12 +39,12 @@ typedef struct pg_cli {
 
 struct pg_command {
     const char *name;
-    const char *operand;   /* what the positional argument is called, NULL: takes none */
+    const char *operand; /* what the positional argument is called, NULL: takes none */
     bool operand_optional;
-    bool configured;       /* takes --config and --set */
-    bool json;             /* takes --json */
-    const char *brief;     /* for the list of commands */
-    const char *prose;     /* for --help, may be NULL */
+    bool configured;              /* takes --config and --set */
+    bool json;                    /* takes --json */
+    const char *brief;            /* for the list of commands */
+    const char *prose;            /* for --help, may be NULL */
     const pg_cli_option *options; /* ended by name NULL; NULL: none */
     pg_err (*run)(const pg_cli *cli, pg_diag *diag);
 };

@@ -20,7 +20,8 @@ enum { METHODS_MAX = 32 };
 
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
-    {"--stats", "FILE", "parchgrad.stats", "channel statistics; without: random channels are pruned"},
+    {"--stats", "FILE", "parchgrad.stats",
+     "channel statistics; without: random channels are pruned"},
     {"--runs", "N", NULL, "runs that count [20]"},
     {"--warm-up", "N", NULL, "runs before that [3]"},
     {"--layers", NULL, NULL, "also the time of each operator"},
@@ -138,8 +139,8 @@ static pg_err bench_network(pg_bench *b, bool layers, pg_diag *diag) {
 /* ---- each method, from the network's input to the map ---- */
 
 static pg_err bench_methods(pg_bench *b, pg_diag *diag) {
-    pg_err err = pg_cli_locate(b->config, pg_explainer_create(&b->explain, &b->explainer, diag),
-                               diag);
+    pg_err err =
+        pg_cli_locate(b->config, pg_explainer_create(&b->explain, &b->explainer, diag), diag);
     if (err == PG_OK)
         err = pg_pipeline_create(b->explainer, pg_clock_monotonic, &b->pipeline, diag);
     if (err != PG_OK)
@@ -266,8 +267,8 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     if (err != PG_OK)
         return err;
     b->explain = b->config->explain;
-    bool needs_stats = b->explain.prune.select == PG_SELECT_CLASS ||
-                       b->explain.prune.select == PG_SELECT_INSTANCE;
+    bool needs_stats =
+        b->explain.prune.select == PG_SELECT_CLASS || b->explain.prune.select == PG_SELECT_INSTANCE;
     if (needs_stats && b->explain.prune.stats_path[0] == '\0') {
         b->explain.prune.select = PG_SELECT_RANDOM;
         b->random_channels = true;

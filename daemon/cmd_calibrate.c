@@ -11,7 +11,8 @@ static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
     {"--data", "DIR", NULL, "pictures: one folder per class (its index or name), or any"},
     {"--out", "FILE", NULL, "where the statistics go"},
-    {"--labels", "folder|predicted", NULL, "what class a picture is: its folder's, or the network's own"},
+    {"--labels", "folder|predicted", NULL,
+     "what class a picture is: its folder's, or the network's own"},
     {0},
 };
 
@@ -86,8 +87,9 @@ const pg_command pg_command_calibrate = {
     .configured = true,
     .json = true,
     .brief = "Measure the channel statistics that ParchGrad selects by.",
-    .prose = "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes) in\n"
-             "one folder per class; with --labels predicted in any folders, or none.",
+    .prose =
+        "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes) in\n"
+        "one folder per class; with --labels predicted in any folders, or none.",
     .options = options,
     .run = run,
 };

@@ -98,8 +98,7 @@ static pg_err save(pg_explain_job *job, pg_diag *diag) {
         err = save_array(job, "--save-logits", logits, r->logits, diag);
     const char *overlay = pg_cli_value(job->cli, "--save-overlay");
     if (err == PG_OK && overlay != NULL)
-        err = pg_image_save(overlay, pg_pipeline_overlay(job->pipeline), r->width, r->height,
-                            diag);
+        err = pg_image_save(overlay, pg_pipeline_overlay(job->pipeline), r->width, r->height, diag);
     return err;
 }
 
@@ -271,7 +270,8 @@ const pg_command pg_command_explain = {
     .configured = true,
     .json = true,
     .brief = "Explain one picture.",
-    .prose = "INPUT is a JPEG or PNG, or a .npy of float32 [3,H,W] or [1,3,H,W] that is already what the\n"
+    .prose = "INPUT is a JPEG or PNG, or a .npy of float32 [3,H,W] or [1,3,H,W] that is already "
+             "what the\n"
              "network takes: no preprocessing then.",
     .options = options,
     .run = run,

@@ -72,17 +72,22 @@ static void print_convs(const pg_inspection *it) {
         snprintf(stride, sizeof stride, "%" PRId64 "x%" PRId64, c->stride_h, c->stride_w);
         printf("%5d  %-18s  %-6s %-6s %6" PRId64 "  %-3s %9.4f  %-6s  %s%s\n", i, shape, kernel,
                stride, c->groups, c->batch_norm ? "yes" : "no", (double)c->flops * 1e-9,
-               it->selected[i] ? "yes" : "", c->name, c->on_path ? "" : " (not on a gradient path)");
+               it->selected[i] ? "yes" : "", c->name,
+               c->on_path ? "" : " (not on a gradient path)");
     }
 }
 
 static void print_ops(const pg_inspection *it) {
-    puts("\n   op  type                output                 implementation          name");
+    puts("\n   op  type                output                 implementation                       "
+         "         name");
     for (int i = 0; i < pg_model_op_count(it->model); i++) {
         const pg_op *op = pg_model_op(it->model, i);
         char shape[PG_SHAPE_TEXT];
-        printf("%5d  %-18s  %-21s  %-22s  %s\n", i, op->type, shape_of(op, shape),
-               op->alias ? "(no copy)" : op->impl == NULL ? "" : op->impl, op->node);
+        printf("%5d  %-18s  %-21s  %-44s  %s\n", i, op->type, shape_of(op, shape),
+               op->alias          ? "(no copy)"
+               : op->impl == NULL ? ""
+                                  : op->impl,
+               op->node);
     }
 }
 
@@ -204,8 +209,9 @@ const pg_command pg_command_inspect = {
     .configured = true,
     .json = true,
     .brief = "Show a network: layers, shapes, what is pruned, memory.",
-    .prose = "A file that uses operators this program does not have is refused (status 3), and every\n"
-             "such node is named.",
+    .prose =
+        "A file that uses operators this program does not have is refused (status 3), and every\n"
+        "such node is named.",
     .options = options,
     .run = run,
 };

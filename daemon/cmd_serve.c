@@ -16,7 +16,8 @@ const pg_command pg_command_serve = {
     .name = "serve",
     .configured = true,
     .brief = "Explain live streams until told to stop.",
-    .prose = "Frames come in as `ingest` says, results go out as `publish` says; metrics, health and\n"
-             "a live page stand at `http.listen`. SIGTERM drains and ends within five seconds.",
+    .prose =
+        "Frames come in as `ingest` says, results go out as `publish` says; metrics, health and\n"
+        "a live page stand at `http.listen`. SIGTERM drains and ends within five seconds.",
     .run = run,
 };

@@ -6,8 +6,8 @@
  *   default  rows that were not there are read from their fallback by the same reader
  *   check    what only several keys together can tell (config_check.c)
  *
- * One tree, one table and one reader per type: a default, a line of the file and a `--set` cannot be
- * treated differently. */
+ * One tree, one table and one reader per type: a default, a line of the file and a `--set` cannot
+ * be treated differently. */
 #include "daemon/config.h"
 
 #include <stdio.h>
@@ -81,8 +81,7 @@ static pg_err unknown(pg_scope scope, const char *prefix, const char *path, cons
                       pg_diag *diag) {
     char full[PG_PATH_MAX], quoted[PG_YAML_QUOTE], proposal[PG_PATH_MAX];
     snprintf(full, sizeof full, "%s%s", path, entry->key);
-    pg_fail(diag, PG_ECONFIG, "%s: unknown key %s", entry->key_where,
-            pg_yaml_quote(full, quoted));
+    pg_fail(diag, PG_ECONFIG, "%s: unknown key %s", entry->key_where, pg_yaml_quote(full, quoted));
     propose(scope, prefix, path, entry->key, proposal);
     if (proposal[0] != '\0')
         pg_diag_append(diag, "; did you mean '%s'?", proposal);
@@ -295,8 +294,8 @@ static pg_err build(pg_config_impl *impl, const char *name, const char *text, si
     for (int i = 0; i < n_sets && err == PG_OK; i++)
         err = merge(impl, &sets[i], diag);
     if (err == PG_OK)
-        err = pg_config_read_map(impl, PG_SCOPE_MAIN, "", "", impl->root, &impl->config, true,
-                                 diag);
+        err =
+            pg_config_read_map(impl, PG_SCOPE_MAIN, "", "", impl->root, &impl->config, true, diag);
     if (err == PG_OK)
         err = pg_config_check(impl, diag);
     return err;

@@ -26,8 +26,8 @@ typedef enum pg_dialect { PG_DIALECT_NATIVE } pg_dialect;
 
 /* One entry of `ingest`: a socket frames come from. */
 typedef struct pg_ingest_config {
-    const char *endpoint;  /* "tcp://..." or "ipc://..." */
-    bool bind;             /* true: bind, false: connect */
+    const char *endpoint; /* "tcp://..." or "ipc://..." */
+    bool bind;            /* true: bind, false: connect */
     pg_ingest_type type;
     pg_dialect dialect;
     pg_string_list topics; /* prefixes a sub subscribes to; at least one entry, "" means all */
@@ -38,7 +38,7 @@ typedef enum pg_policy { PG_POLICY_NEWEST, PG_POLICY_FIFO, PG_POLICY_BLOCK } pg_
 
 /* What holds for the frames of one stream. */
 typedef struct pg_stream_config {
-    const char *id;     /* NULL for the defaults */
+    const char *id; /* NULL for the defaults */
     pg_policy policy;
     int depth;          /* frames a fifo or block queue holds */
     double max_age;     /* seconds; 0: no limit */
@@ -47,29 +47,29 @@ typedef struct pg_stream_config {
 } pg_stream_config;
 
 typedef struct pg_publish_config {
-    const char *bind;  /* "": nothing is published */
-    bool overlay;      /* send the overlay JPEG as the fourth part */
-    int hwm;           /* ZMQ_SNDHWM */
-    int send_buffer;   /* ZMQ_SNDBUF, bytes */
+    const char *bind; /* "": nothing is published */
+    bool overlay;     /* send the overlay JPEG as the fourth part */
+    int hwm;          /* ZMQ_SNDHWM */
+    int send_buffer;  /* ZMQ_SNDBUF, bytes */
 } pg_publish_config;
 
 typedef struct pg_rpc_config {
-    const char *bind;  /* "": no rpc endpoint */
-    int depth;         /* requests that may wait */
+    const char *bind; /* "": no rpc endpoint */
+    int depth;        /* requests that may wait */
 } pg_rpc_config;
 
 typedef struct pg_limits_config {
-    int streams;           /* streams served at once */
-    double stream_idle;    /* seconds without a frame until a stream gives its place up */
-    uint64_t frame_bytes;  /* the pixel part of a frame */
-    uint64_t pixels;       /* width x height of a frame (explain.max_pixels is the same figure) */
-    uint64_t meta_bytes;   /* header `meta` */
-    uint64_t model_bytes;  /* the model file (explain.max_file_bytes is the same figure) */
+    int streams;          /* streams served at once */
+    double stream_idle;   /* seconds without a frame until a stream gives its place up */
+    uint64_t frame_bytes; /* the pixel part of a frame */
+    uint64_t pixels;      /* width x height of a frame (explain.max_pixels is the same figure) */
+    uint64_t meta_bytes;  /* header `meta` */
+    uint64_t model_bytes; /* the model file (explain.max_file_bytes is the same figure) */
 } pg_limits_config;
 
 typedef struct pg_http_config {
-    const char *host;  /* "": no HTTP. An IPv6 address stands without its brackets */
-    uint16_t port;     /* 0: any free port */
+    const char *host; /* "": no HTTP. An IPv6 address stands without its brackets */
+    uint16_t port;    /* 0: any free port */
 } pg_http_config;
 
 /* The same four levels as syslog's err, warning, info, debug. */
@@ -149,7 +149,7 @@ typedef enum pg_config_type {
 } pg_config_type;
 
 typedef struct pg_config_row {
-    const char *path;     /* "ingest[].hwm", "streams.*.policy" for entries */
+    const char *path; /* "ingest[].hwm", "streams.*.policy" for entries */
     pg_config_type type;
     const char *fallback; /* the default as YAML; NULL: none */
     double min, max;      /* of numbers */

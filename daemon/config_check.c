@@ -110,7 +110,7 @@ pg_err pg_config_check_files(const pg_config *config, pg_diag *diag) {
 pg_err pg_config_check_serve(const pg_config *config, pg_diag *diag) {
     if (config->n_ingest == 0 && config->rpc.bind[0] == '\0')
         return pg_fail(diag, PG_ECONFIG,
-                       "%s%snowhere for frames to come from: set ingest or rpc.bind",
-                       config->file, config->file[0] != '\0' ? ":1:1: " : "");
+                       "%s%snowhere for frames to come from: set ingest or rpc.bind", config->file,
+                       config->file[0] != '\0' ? ":1:1: " : "");
     return PG_OK;
 }

@@ -16,8 +16,8 @@ typedef enum pg_scope { PG_SCOPE_MAIN, PG_SCOPE_INGEST, PG_SCOPE_STREAM } pg_sco
 
 typedef struct pg_key pg_key;
 
-/* Reads `node`, the value of `key` (called `path` in messages), into `base`, the struct of the key's
- * scope. */
+/* Reads `node`, the value of `key` (called `path` in messages), into `base`, the struct of the
+ * key's scope. */
 typedef pg_err (*pg_key_read)(pg_config_impl *impl, const pg_key *key, const char *path,
                               const pg_yaml *node, void *base, pg_diag *diag);
 
@@ -31,9 +31,9 @@ struct pg_key {
 /* config_table.c: the rows of config.def in order. */
 const pg_key *pg_config_keys(int *count);
 
-/* config.c: reads a map in which every key must be a row of `scope` under `prefix` ("" or "model.").
- * `path` is the prefix as messages show it ("ingest[0]."). With `defaults`, rows that are not there
- * get their fallback. */
+/* config.c: reads a map in which every key must be a row of `scope` under `prefix` ("" or
+ * "model."). `path` is the prefix as messages show it ("ingest[0]."). With `defaults`, rows that
+ * are not there get their fallback. */
 pg_err pg_config_read_map(pg_config_impl *impl, pg_scope scope, const char *prefix,
                           const char *path, const pg_yaml *map, void *base, bool defaults,
                           pg_diag *diag);

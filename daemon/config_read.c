@@ -11,8 +11,7 @@ static const char *kind_name(const pg_yaml *node) {
     return node->kind == PG_YAML_MAP ? "a map" : "a list";
 }
 
-static pg_err wrong_type(const char *path, const pg_yaml *node, const char *wanted,
-                         pg_diag *diag) {
+static pg_err wrong_type(const char *path, const pg_yaml *node, const char *wanted, pg_diag *diag) {
     char quoted[PG_YAML_QUOTE];
     if (node->kind != PG_YAML_SCALAR)
         return pg_fail(diag, PG_ECONFIG, "%s: %s must be %s, not %s", node->where, path, wanted,
@@ -101,8 +100,7 @@ static pg_err text_of(const char *path, const pg_yaml *node, bool numbers, const
     bool boolean = node->kind == PG_YAML_SCALAR && node->plain &&
                    (strcmp(node->text, "true") == 0 || strcmp(node->text, "false") == 0);
     if (node->kind != PG_YAML_SCALAR || boolean || (looks && !numbers))
-        return wrong_type(path, node, looks || boolean ? "a string (in quotes)" : "a string",
-                          diag);
+        return wrong_type(path, node, looks || boolean ? "a string (in quotes)" : "a string", diag);
     if (strlen(node->text) > 4096)
         return pg_fail(diag, PG_ECONFIG, "%s: %s is longer than 4096 bytes", node->where, path);
     *out = node->text;
@@ -136,8 +134,7 @@ pg_err pg_config_read_enum(pg_config_impl *impl, const pg_key *key, const char *
     if (!single)
         strcat(wanted, "one of ");
     for (const char *c = key->row.choices; *c != '\0'; c++)
-        strncat(wanted, *c == '|' ? ", " : (char[]){*c, '\0'},
-                sizeof wanted - strlen(wanted) - 1);
+        strncat(wanted, *c == '|' ? ", " : (char[]){*c, '\0'}, sizeof wanted - strlen(wanted) - 1);
     return wrong_type(path, node, wanted, diag);
 }
 

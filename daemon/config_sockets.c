@@ -39,11 +39,10 @@ static pg_err endpoint(const char *path, const pg_yaml *node, bool bind, bool ma
               (endpoint_valid(node->text, bind) || (may_be_empty && node->text[0] == '\0'));
     if (!ok) {
         char quoted[PG_YAML_QUOTE];
-        return pg_fail(diag, PG_ECONFIG,
-                       "%s: %s must be an endpoint, tcp://%s:port or ipc://path, not %s",
-                       node->where, path, bind ? "*" : "host",
-                       node->kind == PG_YAML_SCALAR ? pg_yaml_quote(node->text, quoted)
-                                                    : "a list or map");
+        return pg_fail(
+            diag, PG_ECONFIG, "%s: %s must be an endpoint, tcp://%s:port or ipc://path, not %s",
+            node->where, path, bind ? "*" : "host",
+            node->kind == PG_YAML_SCALAR ? pg_yaml_quote(node->text, quoted) : "a list or map");
     }
     *out = node->text;
     return PG_OK;
@@ -145,8 +144,8 @@ PG_CONFIG_READER(streams) {
                        node->where, path);
     pg_yaml none = {.kind = PG_YAML_MAP, .text = "", .where = node->where, .key = "default"};
     const pg_yaml *common = pg_yaml_get(node, "default");
-    pg_err err = read_stream(impl, common == NULL ? &none : common, &config->stream_default, true,
-                             diag);
+    pg_err err =
+        read_stream(impl, common == NULL ? &none : common, &config->stream_default, true, diag);
     pg_stream_config *list = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *list);
     if (list == NULL)
         return no_memory(diag);

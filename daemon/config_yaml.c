@@ -165,7 +165,7 @@ static pg_err next_event(pg_yaml_reader *reader, yaml_event_t *event) {
     bool directives = event->type == YAML_DOCUMENT_START_EVENT &&
                       event->data.document_start.tag_directives.start !=
                           event->data.document_start.tag_directives.end;
-    const char *sentence = alias ? "aliases are not read here; write the value out"
+    const char *sentence = alias            ? "aliases are not read here; write the value out"
                            : anchor != NULL ? "anchors are not read here; write the value out"
                            : tag != NULL || directives ? "tags are not read here"
                            : ++reader->events > PG_CONFIG_MAX_EVENTS

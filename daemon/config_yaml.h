@@ -14,13 +14,13 @@ typedef enum pg_yaml_kind { PG_YAML_SCALAR, PG_YAML_MAP, PG_YAML_LIST } pg_yaml_
 /* A value. Everything lives in the pool it was parsed into. */
 typedef struct pg_yaml {
     pg_yaml_kind kind;
-    const char *text;     /* scalar: without NUL bytes inside; else "" */
-    bool plain;           /* scalar written without quotes: may be a number or a bool */
-    const char *where;    /* "file:line:column", or the option it came with */
-    const char *key;      /* entry of a map: its key; else NULL */
+    const char *text;  /* scalar: without NUL bytes inside; else "" */
+    bool plain;        /* scalar written without quotes: may be a number or a bool */
+    const char *where; /* "file:line:column", or the option it came with */
+    const char *key;   /* entry of a map: its key; else NULL */
     const char *key_where;
     struct pg_yaml *first, *last, *next; /* entries; the next entry of the same map or list */
-    int count;            /* entries */
+    int count;                           /* entries */
 } pg_yaml;
 
 /* Parses one document. `name` starts messages ("name:line:column: sentence"). An empty document is

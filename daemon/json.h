@@ -1,4 +1,5 @@
-/* Writes JSON: puts the commas, escapes strings, and turns numbers JSON has no word for into null. */
+/* Writes JSON: puts the commas, escapes strings, and turns numbers JSON has no word for into null.
+ */
 #ifndef PG_DAEMON_JSON_H
 #define PG_DAEMON_JSON_H
 
@@ -17,8 +18,8 @@ typedef struct pg_json {
 } pg_json;
 
 /* In all of these `key` is NULL inside a list. */
-void pg_json_open(pg_json *json, const char *key, char bracket); /* '{' or '[' */
-void pg_json_close(pg_json *json, char bracket);                 /* '}' or ']' */
+void pg_json_open(pg_json *json, const char *key, char bracket);        /* '{' or '[' */
+void pg_json_close(pg_json *json, char bracket);                        /* '}' or ']' */
 void pg_json_string(pg_json *json, const char *key, const char *value); /* NULL: null */
 void pg_json_int(pg_json *json, const char *key, int64_t value);
 void pg_json_number(pg_json *json, const char *key, double value);

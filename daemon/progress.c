@@ -10,9 +10,8 @@
 static const uint64_t patience_ns = UINT64_C(2000000000), redraw_ns = UINT64_C(100000000);
 
 void pg_progress_start(pg_progress *progress, const char *what) {
-    *progress = (pg_progress){.what = what,
-                              .started = pg_clock_monotonic(),
-                              .terminal = isatty(STDERR_FILENO) == 1};
+    *progress = (pg_progress){
+        .what = what, .started = pg_clock_monotonic(), .terminal = isatty(STDERR_FILENO) == 1};
 }
 
 /* "42 s", "3 min 05 s", "2 h 10 min" */

@@ -37,7 +37,8 @@ typedef struct pg_socket_options {
     bool bind;             /* else connect */
     const char *endpoint;  /* "tcp://host:port", "ipc://path" */
     pg_string_list topics; /* sub: prefixes; none: everything */
-    int hwm;               /* messages that may wait; 0: the library's default */
+    int hwm;               /* messages that may wait, both ways, but router: only in; 0: the
+                              library's default */
     int send_buffer;       /* kernel buffer in bytes; 0: the system's default */
     int64_t max_message;   /* bytes of one part at which the peer is cut off */
     int linger_ms;         /* how long unsent messages may hold up the end */

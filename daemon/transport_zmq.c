@@ -90,7 +90,9 @@ static bool set_options(void *handle, const pg_socket_options *o) {
         ok = ok && zmq_setsockopt(handle, ZMQ_MAXMSGSIZE, &o->max_message,
                                   sizeof o->max_message) == 0;
     if (o->hwm > 0)
-        ok = ok && set_int(handle, ZMQ_RCVHWM, o->hwm) && set_int(handle, ZMQ_SNDHWM, o->hwm);
+        ok = ok && set_int(handle, ZMQ_RCVHWM, o->hwm);
+    if (o->hwm > 0 && o->kind != PG_SOCKET_ROUTER) /* a full ROUTER loses replies without a word */
+        ok = ok && set_int(handle, ZMQ_SNDHWM, o->hwm);
     if (o->send_buffer > 0)
         ok = ok && set_int(handle, ZMQ_SNDBUF, o->send_buffer);
     if (o->kind != PG_SOCKET_SUB)

@@ -1,314 +1,215 @@
-/* Arithmetic of two operands with numpy broadcasting: Add, Sub, Mul, Div, Pow, Max, Min.
+/* Arithmetic of two operands with numpy broadcasting: Add, Sub, Mul, Div, Pow, PRelu.
  *
- * Both operands are described by element strides along the axes of the result, in the order the
- * result lies in memory (0 along a broadcast axis), so one walk serves every layout and every kind
- * of broadcasting; a constant operand is repacked once. Axes that can be merged are, so that the
- * walk's inner loop is long: same shapes become a single axis, a per-channel gate two. */
-#include "kernels/op.h"
-
+ * One walk over the result serves every layout and every kind of broadcasting. Backward makes a row
+ * of d_dst * partial derivative first and collects it second, so that each of the two loops
+ * vectorises by itself. */
 #include <math.h>
 #include <string.h>
 
-#include "kernels/mem.h"
+#include "kernels/op_node.h"
+#include "kernels/operands.h"
 #include "kernels/simd.h"
+#include "kernels/walk.h"
 
-typedef enum kind { ADD, SUB, MUL, DIV, POW, MAX, MIN } kind;
-static const char *const kind_names[] = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"};
-
-typedef struct walk {
-    int rank;
-    int64_t dims[PG_MAX_RANK];
-    int64_t a[PG_MAX_RANK], b[PG_MAX_RANK]; /* element strides of the operands */
-} walk;
+typedef enum kind { ADD, SUB, MUL, DIV, POW, PRELU } kind;
+static const char *const kind_names[] = {"Add", "Sub", "Mul", "Div", "Pow", "PRelu"};
 
 typedef struct binary_op {
     pg_op op;
     kind kind;
-    bool constant[2];
-    pg_shape shape[2];  /* of the operands, padded with leading 1s to the result's rank */
-    float *value[2];    /* constant operands, in the result's layout after prepare */
-    const pg_const *raw[2]; /* borrowed until prepare */
-    walk walk;
+    pg_operand x[2];
+    pg_walk walk; /* (prepare) dst, x[0], x[1] */
 } binary_op;
 
 extern const pg_op_class pg_binary_class;
 
-static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
-    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
-}
-
-static void pad_rank(pg_shape *shape, int rank) {
-    int shift = rank - shape->rank;
-    for (int i = rank - 1; i >= 0; i--)
-        shape->dims[i] = i >= shift ? shape->dims[i - shift] : 1;
-    shape->rank = rank;
-}
-
-static bool broadcast(const pg_shape *a, const pg_shape *b, pg_shape *dst) {
-    *dst = *a;
-    for (int i = 0; i < a->rank; i++) {
-        if (a->dims[i] != b->dims[i] && a->dims[i] != 1 && b->dims[i] != 1)
-            return false;
-        dst->dims[i] = a->dims[i] == 1 ? b->dims[i] : a->dims[i];
-    }
-    return true;
-}
-
-static pg_err check(const pg_op_def *def, pg_diag *diag) {
+static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     int64_t legacy;
-    if (def->n_inputs != 2 || !def->inputs[0].present || !def->inputs[1].present)
-        return refuse(def, diag, "needs exactly two inputs");
-    if (def->inputs[0].constant && def->inputs[1].constant)
-        return refuse(def, diag, "both inputs are constant");
+    pg_operand x[2];
+    pg_shape dst;
+    if (def->n_inputs != 2)
+        return pg_node_refuse(def, diag, "needs exactly two inputs");
     pg_err err = pg_def_int(def, "broadcast", 0, &legacy, diag);
     if (!err && legacy)
-        return refuse(def, diag, "the broadcast attribute of opset 6 is not supported");
-    return err;
-}
-
-/* Axis k of the result as it lies in memory, as an axis of the ONNX order. */
-static int memory_axis(const pg_desc *dst, int k) {
-    if (dst->layout != PG_CHANNELS_LAST || dst->shape.rank < 3 || k == 0)
-        return k;
-    return k == dst->shape.rank - 1 ? 1 : k + 1;
-}
-
-static void operand_strides(const binary_op *op, int which, int64_t strides[PG_MAX_RANK]) {
-    pg_desc desc = {.shape = op->shape[which], .layout = op->op.dst[0].layout};
-    pg_desc_strides(&desc, strides);
-    for (int i = 0; i < desc.shape.rank; i++)
-        if (desc.shape.dims[i] == 1)
-            strides[i] = 0;
-}
-
-static void plan_walk(binary_op *op) {
-    int64_t sa[PG_MAX_RANK], sb[PG_MAX_RANK];
-    const pg_desc *dst = &op->op.dst[0];
-    operand_strides(op, 0, sa);
-    operand_strides(op, 1, sb);
-    walk *w = &op->walk;
-    w->rank = 0;
-    for (int k = 0; k < dst->shape.rank; k++) {
-        int axis = memory_axis(dst, k);
-        int64_t d = dst->shape.dims[axis];
-        if (d == 1)
-            continue;
-        int last = w->rank - 1;
-        bool merge = last >= 0 && w->a[last] == sa[axis] * d && w->b[last] == sb[axis] * d;
-        int at = merge ? last : w->rank++;
-        w->dims[at] = merge ? w->dims[at] * d : d;
-        w->a[at] = sa[axis];
-        w->b[at] = sb[axis];
-    }
-    if (w->rank == 0) {
-        w->rank = 1;
-        w->dims[0] = 1;
-        w->a[0] = w->b[0] = 0;
-    }
-}
-
-static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    pg_err err = check(def, diag);
-    if (err)
-        return err;
-    pg_shape shape[2] = {def->inputs[0].shape, def->inputs[1].shape}, dst;
-    int rank = shape[0].rank > shape[1].rank ? shape[0].rank : shape[1].rank;
-    pad_rank(&shape[0], rank);
-    pad_rank(&shape[1], rank);
-    if (!broadcast(&shape[0], &shape[1], &dst)) {
-        char a[PG_SHAPE_TEXT], b[PG_SHAPE_TEXT];
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): shapes %s and %s do not broadcast",
-                       def->node, def->type, pg_shape_text(&def->inputs[0].shape, a),
-                       pg_shape_text(&def->inputs[1].shape, b));
-    }
-    err = pg_op_alloc(&pg_binary_class, def, sizeof(binary_op), 1, out, diag);
+        err = pg_node_refuse(def, diag, "the broadcast attribute of opset 6 is not supported");
+    if (!err)
+        err = pg_operands_read(def, x, &dst, diag);
+    if (!err)
+        err = pg_op_alloc(&pg_binary_class, def, sizeof(binary_op), 1, out, diag);
     if (err)
         return err;
     binary_op *op = (binary_op *)*out;
     while (strcmp(kind_names[op->kind], def->type) != 0)
         op->kind = (kind)((int)op->kind + 1);
-    bool ranks_differ = false;
-    for (int i = 0; i < 2; i++) {
-        op->shape[i] = shape[i];
-        op->raw[i] = def->inputs[i].constant;
-        op->constant[i] = op->raw[i] != NULL;
-        if (!op->constant[i] && def->inputs[i].shape.rank != rank)
-            ranks_differ = true;
-    }
+    memcpy(op->x, x, sizeof x);
     op->op.dst[0].shape = dst;
-    op->op.layouts = ranks_differ ? PG_LAYOUTS_PLAIN : PG_LAYOUTS_SAME;
+    op->op.layouts = PG_LAYOUTS_SAME;
     op->op.keeps_src = op->kind != ADD && op->kind != SUB;
-    op->op.flops = (uint64_t)pg_shape_count(&dst);
-    return PG_OK;
-}
-
-/* Repacks a constant operand into the result's layout, as float. */
-static pg_err pack_constant(binary_op *op, int which, pg_diag *diag) {
-    const pg_const *raw = op->raw[which];
-    int64_t count = pg_shape_count(&raw->shape);
-    size_t bytes = (size_t)count * sizeof(float);
-    float *plain = pg_malloc(bytes), *packed = pg_malloc(bytes);
-    if (!plain || !packed) {
-        pg_free(plain);
-        pg_free(packed);
-        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->op.node);
-    }
-    for (int64_t i = 0; i < count; i++)
-        plain[i] = raw->dtype == PG_F32 ? raw->f[i] : (float)raw->i[i];
-    pg_layout_convert(&op->shape[which], PG_PLAIN, plain, op->op.dst[0].layout, packed);
-    pg_free(plain);
-    op->value[which] = packed;
-    op->op.weight_bytes += bytes;
+    op->op.flops = (uint64_t)(pg_shape_count(&dst) > 0 ? pg_shape_count(&dst) : 0);
     return PG_OK;
 }
 
 static pg_err prepare(pg_op *base, pg_diag *diag) {
     binary_op *op = (binary_op *)base;
-    for (int i = 0; i < 2; i++)
-        if (op->constant[i]) {
-            pg_err err = pack_constant(op, i, diag);
-            if (err)
-                return err;
-        }
-    op->raw[0] = op->raw[1] = NULL;
-    plan_walk(op);
+    const pg_shape *dst = &base->dst[0].shape;
+    int64_t y[PG_MAX_RANK], a[PG_MAX_RANK], b[PG_MAX_RANK];
+    pg_err err = pg_operands_pack(base, op->x, 2, diag);
+    if (err)
+        return err;
+    pg_desc_strides(&base->dst[0], y);
+    pg_operand_strides(&op->x[0], dst, a);
+    pg_operand_strides(&op->x[1], dst, b);
+    pg_walk_init(&op->walk, dst->rank, dst->dims, 3, (const int64_t *[]){y, a, b});
     return PG_OK;
 }
 
-static void destroy(pg_op *base) {
-    binary_op *op = (binary_op *)base;
-    pg_free(op->value[0]);
-    pg_free(op->value[1]);
-}
+static void destroy(pg_op *base) { pg_operands_free(((binary_op *)base)->x, 2); }
 
-/* ---- inner loops: one row of the walk; sa, sb are 0 or more ---- */
+/* ---- rows: n elements of the result from u = a[i sa] and v = b[i sb] ---- */
 
-#define ROW_LOOP(f)                                                                                \
-    if (sa == 1 && sb == 1)                                                                        \
-        for (int64_t i = 0; i < n; i++) {                                                          \
-            float u = a[i], v = b[i];                                                              \
-            y[i] = (f);                                                                            \
-        }                                                                                          \
-    else                                                                                           \
-        for (int64_t i = 0; i < n; i++) {                                                          \
-            float u = a[i * sa], v = b[i * sb];                                                    \
-            y[i] = (f);                                                                            \
-        }                                                                                          \
+#define LOOP(u_i, v_i, y_i)                                                                        \
+    for (int64_t i = 0; i < n; i++) {                                                              \
+        float u = (u_i), v = (v_i);                                                                \
+        (void)u, (void)v;                                                                          \
+        y[i] = (y_i);                                                                              \
+    }
+
+/* The strides compilers can vectorise, each with a loop of its own, and the rest. */
+#define ROW(y_i)                                                                                   \
+    if (sa == 1 && sb == 1) {                                                                      \
+        LOOP(a[i], b[i], y_i)                                                                      \
+    } else if (sa == 1 && sb == 0) {                                                               \
+        const float b0 = b[0];                                                                     \
+        LOOP(a[i], b0, y_i)                                                                        \
+    } else if (sa == 0 && sb == 1) {                                                               \
+        const float a0 = a[0];                                                                     \
+        LOOP(a0, b[i], y_i)                                                                        \
+    } else {                                                                                       \
+        LOOP(a[i * sa], b[i * sb], y_i)                                                            \
+    }                                                                                              \
     break
 
 PG_CLONES static void value_row(kind k, int64_t n, const float *a, int64_t sa, const float *b,
-                                int64_t sb, float *y) {
+                                int64_t sb, float *restrict y) {
+    if (k == POW && sb == 0 && b[0] == 2.0f) { /* the square inside every LayerNorm */
+        k = MUL;
+        b = a;
+        sb = sa;
+    }
     switch (k) {
     case ADD:
-        ROW_LOOP(u + v);
+        ROW(u + v);
     case SUB:
-        ROW_LOOP(u - v);
+        ROW(u - v);
     case MUL:
-        ROW_LOOP(u * v);
+        ROW(u * v);
     case DIV:
-        ROW_LOOP(u / v);
+        ROW(u / v);
     case POW:
-        ROW_LOOP(powf(u, v));
-    case MAX:
-        ROW_LOOP(u > v ? u : v);
-    case MIN:
-        ROW_LOOP(u < v ? u : v);
+        ROW(powf(u, v));
+    case PRELU:
+        ROW(u < 0 ? u * v : u);
     }
 }
 
-/* d result / d operand; where Max and Min tie, each gets half, as torch does. */
-static inline float partial(kind k, int which, float u, float v) {
-    float tie = u == v ? 0.5f : 0.0f;
+/* y = g * d result / d u. A constant factor of the result has no slope: v u^(v-1) is 0 for v = 0. */
+PG_CLONES static void slope_u_row(kind k, int64_t n, const float *a, int64_t sa, const float *b,
+                                  int64_t sb, const float *g, float *restrict y) {
     switch (k) {
     case ADD:
-        return 1.0f;
     case SUB:
-        return which == 0 ? 1.0f : -1.0f;
+        memcpy(y, g, (size_t)n * sizeof *y);
+        break;
     case MUL:
-        return which == 0 ? v : u;
+        ROW(g[i] * v);
     case DIV:
-        return which == 0 ? 1.0f / v : -u / (v * v);
+        ROW(g[i] / v);
     case POW:
-        return which == 0 ? (v == 0 ? 0.0f : v * powf(u, v - 1)) : powf(u, v) * logf(u);
-    case MAX:
-        return (which == 0 ? u > v : v > u) ? 1.0f : tie;
-    case MIN:
-        return (which == 0 ? u < v : v < u) ? 1.0f : tie;
-    }
-    return 0.0f;
-}
-
-/* Adds d_y * partial to d_x along one row; sx is the stride of the operand in question. */
-PG_CLONES static void slope_row(kind k, int which, int64_t n, const float *a, int64_t sa,
-                                const float *b, int64_t sb, const float *d_y, float *d_x) {
-    int64_t sx = which == 0 ? sa : sb;
-    if (k == MUL && sa == 1 && sb == 1) {
-        const float *other = which == 0 ? b : a;
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] += d_y[i] * other[i];
-    } else if ((k == ADD || k == SUB) && sx == 1) {
-        float sign = partial(k, which, 0, 0);
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] += d_y[i] * sign;
-    } else {
-        for (int64_t i = 0; i < n; i++) {
-            float u = a ? a[i * sa] : 0, v = b ? b[i * sb] : 0;
-            d_x[i * sx] += d_y[i] * partial(k, which, u, v);
+        if (sb == 0 && b[0] == 2.0f) {
+            ROW(g[i] * 2.0f * u);
         }
+        ROW(v == 0 ? 0.0f : g[i] * v * powf(u, v - 1));
+    case PRELU:
+        ROW(u > 0 ? g[i] : g[i] * v);
     }
 }
 
-/* ---- the walk ---- */
-
-typedef struct rows {
-    int64_t outer; /* rows in all */
-    int64_t length;
-} rows;
-
-static rows rows_of(const walk *w) {
-    rows r = {.outer = 1, .length = w->dims[w->rank - 1]};
-    for (int i = 0; i < w->rank - 1; i++)
-        r.outer *= w->dims[i];
-    return r;
-}
-
-static void row_offsets(const walk *w, int64_t row, int64_t *a, int64_t *b) {
-    *a = *b = 0;
-    for (int i = w->rank - 2; i >= 0; i--) {
-        int64_t k = row % w->dims[i];
-        row /= w->dims[i];
-        *a += k * w->a[i];
-        *b += k * w->b[i];
+/* y = g * d result / d v. At u = 0 a positive power does not depend on the exponent. */
+PG_CLONES static void slope_v_row(kind k, int64_t n, const float *a, int64_t sa, const float *b,
+                                  int64_t sb, const float *g, float *restrict y) {
+    switch (k) {
+    case ADD:
+        memcpy(y, g, (size_t)n * sizeof *y);
+        break;
+    case SUB:
+        for (int64_t i = 0; i < n; i++)
+            y[i] = -g[i];
+        break;
+    case MUL:
+        ROW(g[i] * u);
+    case DIV:
+        ROW(-g[i] * u / (v * v));
+    case POW:
+        ROW(u == 0 && v >= 0 ? 0.0f : g[i] * powf(u, v) * logf(u));
+    case PRELU:
+        ROW(u > 0 ? 0.0f : g[i] * u);
     }
 }
 
-static void operands(const binary_op *op, const pg_op_io *io, const float *x[2]) {
-    for (int i = 0, next = 0; i < 2; i++)
-        x[i] = op->constant[i] ? op->value[i] : io->src[next++];
+/* Adds a row to the operand's gradient; stride 0 sums it, in parts that vectorise. */
+PG_CLONES static void collect_row(int64_t n, const float *g, float *d_x, int64_t stride) {
+    if (stride == 1) {
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] += g[i];
+    } else if (stride == 0) {
+        float part[16] = {0}, sum = 0;
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16)
+            for (int k = 0; k < 16; k++)
+                part[k] += g[i + k];
+        for (; i < n; i++)
+            sum += g[i];
+        for (int k = 0; k < 16; k++)
+            sum += part[k];
+        d_x[0] += sum;
+    } else {
+        for (int64_t i = 0; i < n; i++)
+            d_x[i * stride] += g[i];
+    }
 }
 
-enum { CHUNK = 8192 };
+/* ---- the walk, cut into tasks of at most CHUNK elements of one row ---- */
+
+enum { CHUNK = 2048 };
+
+typedef struct task {
+    int64_t n; /* elements */
+    int64_t at[PG_WALK_OPERANDS];
+} task;
+
+static int64_t tasks_per_row(const pg_walk *w) { return (w->dims[w->rank - 1] + CHUNK - 1) / CHUNK; }
+
+static task task_at(const pg_walk *w, int64_t index) {
+    int64_t per_row = tasks_per_row(w), last = w->rank - 1, from = index % per_row * CHUNK;
+    task t;
+    pg_walk_row(w, index / per_row, t.at);
+    t.n = w->dims[last] - from < CHUNK ? w->dims[last] - from : CHUNK;
+    for (int k = 0; k < w->operands; k++)
+        t.at[k] += from * w->stride[k][last];
+    return t;
+}
+
+static bool worth_a_team(const pg_walk *w) { return w->rows * w->dims[w->rank - 1] > 16 * CHUNK; }
 
 static pg_err forward(const pg_op *base, const pg_op_io *io) {
     const binary_op *op = (const binary_op *)base;
-    const walk *w = &op->walk;
-    const float *x[2];
-    operands(op, io, x);
-    rows r = rows_of(w);
-    int64_t sa = w->a[w->rank - 1], sb = w->b[w->rank - 1];
-    if (r.outer == 1) {
-#pragma omp parallel for schedule(static) if (r.length > 4 * CHUNK)
-        for (int64_t at = 0; at < r.length; at += CHUNK) {
-            int64_t n = r.length - at < CHUNK ? r.length - at : CHUNK;
-            value_row(op->kind, n, x[0] + at * sa, sa, x[1] + at * sb, sb, io->dst[0] + at);
-        }
-        return PG_OK;
-    }
-#pragma omp parallel for schedule(static) if (r.outer * r.length > 4 * CHUNK)
-    for (int64_t row = 0; row < r.outer; row++) {
-        int64_t a, b;
-        row_offsets(w, row, &a, &b);
-        value_row(op->kind, r.length, x[0] + a, sa, x[1] + b, sb, io->dst[0] + row * r.length);
+    const pg_walk *w = &op->walk;
+    const float *a = pg_operand_data(&op->x[0], io), *b = pg_operand_data(&op->x[1], io);
+    int64_t sa = w->stride[1][w->rank - 1], sb = w->stride[2][w->rank - 1];
+#pragma omp parallel for schedule(static) if (worth_a_team(w))
+    for (int64_t i = 0; i < w->rows * tasks_per_row(w); i++) {
+        task t = task_at(w, i);
+        value_row(op->kind, t.n, a + t.at[1], sa, b + t.at[2], sb, io->dst[0] + t.at[0]);
     }
     return PG_OK;
 }
@@ -316,41 +217,33 @@ static pg_err forward(const pg_op *base, const pg_op_io *io) {
 /* A broadcast operand collects from many rows, so its gradient is summed by one thread in one
  * order; these operands are small and the sum is bound by reading d_dst once. */
 static void backward_operand(const binary_op *op, const pg_op_io *io, int which, float *d_x) {
-    const walk *w = &op->walk;
-    const float *x[2] = {NULL, NULL};
-    if (op->op.keeps_src)
-        operands(op, io, x);
-    rows r = rows_of(w);
-    int64_t sa = w->a[w->rank - 1], sb = w->b[w->rank - 1];
-    int64_t count = pg_shape_count(&op->shape[which]);
-    memset(d_x, 0, (size_t)count * sizeof(float));
-    bool whole = count == pg_shape_count(&op->op.dst[0].shape);
-    if (whole && r.outer == 1) {
-#pragma omp parallel for schedule(static) if (r.length > 4 * CHUNK)
-        for (int64_t at = 0; at < r.length; at += CHUNK) {
-            int64_t n = r.length - at < CHUNK ? r.length - at : CHUNK;
-            slope_row(op->kind, which, n, x[0] ? x[0] + at * sa : NULL, sa,
-                      x[1] ? x[1] + at * sb : NULL, sb, io->d_dst[0] + at, d_x + at);
-        }
-        return;
-    }
-#pragma omp parallel for schedule(static) if (whole && r.outer * r.length > 4 * CHUNK)
-    for (int64_t row = 0; row < r.outer; row++) {
-        int64_t a, b;
-        row_offsets(w, row, &a, &b);
-        slope_row(op->kind, which, r.length, x[0] ? x[0] + a : NULL, sa, x[1] ? x[1] + b : NULL,
-                  sb, io->d_dst[0] + row * r.length, d_x + (which == 0 ? a : b));
+    const pg_walk *w = &op->walk;
+    const float *a = pg_operand_data(&op->x[0], io), *b = pg_operand_data(&op->x[1], io);
+    int64_t sa = w->stride[1][w->rank - 1], sb = w->stride[2][w->rank - 1];
+    int64_t sx = which == 0 ? sa : sb;
+    bool shared = pg_operand_is_broadcast(&op->x[which], &op->op.dst[0].shape);
+    if (shared)
+        memset(d_x, 0, (size_t)pg_shape_count(&op->x[which].desc.shape) * sizeof *d_x);
+#pragma omp parallel for schedule(static) if (!shared && worth_a_team(w))
+    for (int64_t i = 0; i < w->rows * tasks_per_row(w); i++) {
+        task t = task_at(w, i);
+        float products[CHUNK], *to = d_x + t.at[1 + which];
+        float *g = !shared && sx == 1 ? to : products;
+        (which == 0 ? slope_u_row : slope_v_row)(op->kind, t.n, a + t.at[1], sa, b + t.at[2], sb,
+                                                 io->d_dst[0] + t.at[0], g);
+        if (shared)
+            collect_row(t.n, g, to, sx);
+        else if (sx != 1)
+            for (int64_t k = 0; k < t.n; k++)
+                to[k * sx] = g[k];
     }
 }
 
 static pg_err backward(const pg_op *base, const pg_op_io *io) {
     const binary_op *op = (const binary_op *)base;
-    for (int i = 0, next = 0; i < 2; i++)
-        if (!op->constant[i]) {
-            float *d_x = io->d_src[next++];
-            if (d_x)
-                backward_operand(op, io, i, d_x);
-        }
+    for (int i = 0; i < 2; i++)
+        if (op->x[i].src >= 0 && io->d_src[op->x[i].src])
+            backward_operand(op, io, i, io->d_src[op->x[i].src]);
     return PG_OK;
 }
 

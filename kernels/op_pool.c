@@ -3,12 +3,15 @@
  *
  * Conventions where frameworks differ: a maximum shared by several positions belongs to the first
  * one (as in torch and oneDNN); an average with count_include_pad divides by the part of the window
- * inside the padded input (as torch does with ceil_mode), without it by the part inside the input. */
-#include "kernels/op.h"
-
+ * inside the padded input (as torch does with ceil_mode), without it by the part inside the input.
+ *
+ * Forward keeps for every maximum the step of the window it was found at, in a byte unless the
+ * window is large; backward compares that step with the one that leads to a given input row, so it
+ * too is a plain loop over channels. */
 #include <math.h>
 #include <string.h>
 
+#include "kernels/op_node.h"
 #include "kernels/simd.h"
 
 typedef struct window {
@@ -21,14 +24,11 @@ typedef struct pool_op {
     window h, w; /* height is a window of one for rank 3 */
     int64_t channels;
     bool average, include_pad;
+    bool wide; /* a step of the window does not fit a byte */
 } pool_op;
 
 extern const pg_op_class pg_max_pool_class, pg_average_pool_class, pg_global_average_pool_class,
     pg_global_max_pool_class;
-
-static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
-    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
-}
 
 enum { SIDE_LIMIT = 1 << 20 }; /* kernel, stride, dilation, padding: far above any real network */
 
@@ -36,13 +36,12 @@ enum { SIDE_LIMIT = 1 << 20 }; /* kernel, stride, dilation, padding: far above a
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static bool same_padding(window *w, bool upper) {
+static void same_padding(window *w, bool upper) {
     w->out = ceil_div(w->in, w->stride);
     int64_t need = (w->out - 1) * w->stride + (w->kernel - 1) * w->dilation + 1 - w->in;
     int64_t total = need > 0 ? need : 0;
     w->begin = upper ? total / 2 : total - total / 2;
     w->end = total - w->begin;
-    return true;
 }
 
 static bool explicit_padding(window *w, bool ceil_mode) {
@@ -58,12 +57,43 @@ static bool explicit_padding(window *w, bool ceil_mode) {
 
 static bool side_ok(int64_t v, int64_t least) { return v >= least && v <= SIDE_LIMIT; }
 
+static int64_t extent(const window *w) { return (w->kernel - 1) * w->dilation + 1; }
+
+/* Completes one axis from its attributes; auto_pad is one of the four of the specification. */
+static pg_err place_window(const pg_op_def *def, const char *auto_pad, bool ceil_mode, window *w,
+                           pg_diag *diag) {
+    if (!side_ok(w->kernel, 1) || !side_ok(w->stride, 1) || !side_ok(w->dilation, 1) ||
+        !side_ok(w->begin, 0) || !side_ok(w->end, 0) || !side_ok(extent(w), 1))
+        return pg_node_refuse(def, diag, "kernel, stride, dilation or padding is out of range");
+    if (strncmp(auto_pad, "SAME", 4) == 0) {
+        same_padding(w, strcmp(auto_pad, "SAME_UPPER") == 0);
+        return PG_OK;
+    }
+    if (strcmp(auto_pad, "VALID") == 0)
+        w->begin = w->end = 0;
+    if (w->begin >= extent(w) || w->end >= extent(w))
+        return pg_node_refuse(def, diag, "padding is not smaller than the window");
+    return explicit_padding(w, ceil_mode)
+               ? PG_OK
+               : pg_node_refuse(def, diag, "the window is larger than its input");
+}
+
+static pg_err read_auto_pad(const pg_op_def *def, const char **out, pg_diag *diag) {
+    static const char *const known[] = {"NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"};
+    pg_err err = pg_def_string(def, "auto_pad", "NOTSET", out, diag);
+    for (int i = 0; i < 4 && !err; i++)
+        if (strcmp(*out, known[i]) == 0)
+            return PG_OK;
+    return err ? err : pg_node_refuse(def, diag, "auto_pad has an unknown value");
+}
+
 static pg_err read_windows(const pg_op_def *def, window *axes, int n, pg_diag *diag) {
     int64_t kernel[2], stride[2], dilation[2], pads[4], ceil_mode;
     const char *auto_pad;
     const pg_attr *shape = pg_def_attr(def, "kernel_shape");
     if (!shape || shape->type != PG_ATTR_INTS || shape->count != (size_t)n)
-        return refuse(def, diag, "kernel_shape is missing or does not fit the input's rank");
+        return pg_node_refuse(def, diag,
+                              "kernel_shape is missing or does not fit the input's rank");
     pg_err err = pg_def_ints(def, "kernel_shape", n, 1, kernel, diag);
     if (!err)
         err = pg_def_ints(def, "strides", n, 1, stride, diag);
@@ -74,77 +104,75 @@ static pg_err read_windows(const pg_op_def *def, window *axes, int n, pg_diag *d
     if (!err)
         err = pg_def_int(def, "ceil_mode", 0, &ceil_mode, diag);
     if (!err)
-        err = pg_def_string(def, "auto_pad", "NOTSET", &auto_pad, diag);
-    if (err)
-        return err;
-    bool same = strncmp(auto_pad, "SAME_", 5) == 0, valid = strcmp(auto_pad, "VALID") == 0;
-    if (!same && !valid && strcmp(auto_pad, "NOTSET") != 0 && auto_pad[0] != '\0')
-        return refuse(def, diag, "auto_pad has an unknown value");
-    for (int i = 0; i < n; i++) {
-        window *w = &axes[i];
-        *w = (window){.kernel = kernel[i], .stride = stride[i], .dilation = dilation[i],
-                      .begin = valid ? 0 : pads[i], .end = valid ? 0 : pads[n + i], .in = w->in};
-        if (!side_ok(w->kernel, 1) || !side_ok(w->stride, 1) || !side_ok(w->dilation, 1) ||
-            !side_ok(w->begin, 0) || !side_ok(w->end, 0) ||
-            !side_ok((w->kernel - 1) * w->dilation + 1, 1))
-            return refuse(def, diag, "kernel, stride, dilation or padding is out of range");
-        if (!same && (w->begin >= (w->kernel - 1) * w->dilation + 1 ||
-                      w->end >= (w->kernel - 1) * w->dilation + 1))
-            return refuse(def, diag, "padding is not smaller than the window");
-        bool fits = same ? same_padding(w, strcmp(auto_pad, "SAME_LOWER") != 0)
-                         : explicit_padding(w, ceil_mode != 0);
-        if (!fits)
-            return refuse(def, diag, "the window is larger than its input");
+        err = read_auto_pad(def, &auto_pad, diag);
+    for (int i = 0; i < n && !err; i++) {
+        axes[i].kernel = kernel[i], axes[i].stride = stride[i], axes[i].dilation = dilation[i];
+        axes[i].begin = pads[i], axes[i].end = pads[n + i];
+        err = place_window(def, auto_pad, ceil_mode != 0, &axes[i], diag);
     }
-    return PG_OK;
+    return err;
+}
+
+static pg_err check_input(const pg_op_def *def, pg_diag *diag) {
+    if (def->n_inputs != 1)
+        return pg_node_refuse(def, diag, "needs exactly one input");
+    pg_err err = pg_node_one_input(def, diag);
+    int rank = def->inputs[0].shape.rank;
+    if (!err && rank != 3 && rank != 4)
+        err = pg_node_refuse(def, diag, "only one or two spatial axes are supported");
+    if (!err && def->inputs[0].shape.dims[0] != 1)
+        err = pg_node_refuse(def, diag, "the batch size must be 1");
+    if (!err && def->n_outputs > 1)
+        err = pg_node_refuse(def, diag, "its index output is not supported");
+    return err;
+}
+
+/* Output shape, and what follows from it. `axes` are the spatial ones. */
+static void set_shape(pool_op *pool, const pg_shape *in, const window *axes) {
+    const window unit = {.kernel = 1, .stride = 1, .dilation = 1, .in = 1, .out = 1};
+    pg_shape *dst = &pool->op.dst[0].shape;
+    pool->h = in->rank == 4 ? axes[0] : unit;
+    pool->w = axes[in->rank - 3];
+    pool->channels = in->dims[1];
+    *dst = *in;
+    for (int i = 2; i < in->rank; i++)
+        dst->dims[i] = axes[i - 2].out;
+    int64_t steps = pool->h.kernel * pool->w.kernel, count = pg_shape_count(dst);
+    size_t of_maximum = steps > 256 ? sizeof(int32_t) : sizeof(uint8_t);
+    pool->wide = steps > 256;
+    pool->op.layouts = PG_LAYOUTS_CHANNELS_LAST;
+    if (count < 0)
+        return;
+    pool->op.saved_bytes = pool->average ? 0 : (size_t)count * of_maximum;
+    pool->op.flops = (uint64_t)count * (uint64_t)steps;
 }
 
 static pg_err create_pool(const pg_op_class *cls, const pg_op_def *def, bool average, bool global,
                           pg_op **out, pg_diag *diag) {
-    if (def->n_inputs != 1 || !def->inputs[0].present || def->inputs[0].constant)
-        return refuse(def, diag, "needs one computed input");
+    pg_err err = check_input(def, diag);
+    if (err)
+        return err;
     const pg_shape *in = &def->inputs[0].shape;
-    if (in->rank != 3 && in->rank != 4)
-        return refuse(def, diag, "only one or two spatial axes are supported");
-    if (in->dims[0] != 1)
-        return refuse(def, diag, "the batch size must be 1");
-    if (def->n_outputs > 1)
-        return refuse(def, diag, "its index output is not supported");
-    window axes[2] = {{.in = in->dims[2]}, {.in = in->dims[in->rank - 1]}};
+    window axes[2];
     int64_t include_pad = 0;
-    pg_err err = PG_OK;
-    if (global)
-        for (int i = 0; i < 2; i++)
-            axes[i] = (window){.kernel = axes[i].in, .stride = 1, .dilation = 1, .in = axes[i].in,
-                               .out = 1};
-    else
+    for (int i = 0; i < in->rank - 2; i++) {
+        int64_t n = in->dims[2 + i];
+        axes[i] = (window){.kernel = n, .stride = 1, .dilation = 1, .in = n, .out = 1};
+    }
+    if (!global)
         err = read_windows(def, axes, in->rank - 2, diag);
     if (!err)
         err = pg_def_int(def, "count_include_pad", 0, &include_pad, diag);
+    if (!err && in->rank == 4 && axes[0].kernel * axes[1].kernel > INT32_MAX)
+        err = pg_node_refuse(def, diag, "the window is too large");
     if (!err)
         err = pg_op_alloc(cls, def, sizeof(pool_op), 1, out, diag);
     if (err)
         return err;
     pool_op *pool = (pool_op *)*out;
-    const window unit = {.kernel = 1, .stride = 1, .dilation = 1, .in = 1, .out = 1};
-    pool->h = in->rank == 4 ? axes[0] : unit;
-    pool->w = in->rank == 4 ? axes[1] : axes[0];
-    pool->channels = in->dims[1];
     pool->average = average;
     pool->include_pad = include_pad != 0;
-    pg_shape *dst = &pool->op.dst[0].shape;
-    *dst = *in;
-    if (in->rank == 4)
-        dst->dims[2] = pool->h.out;
-    dst->dims[in->rank - 1] = pool->w.out;
-    int64_t count = pg_shape_count(dst);
-    if (!average && pool->h.kernel * pool->w.kernel > INT32_MAX) {
-        pg_op_destroy(out);
-        return refuse(def, diag, "the window is too large");
-    }
-    pool->op.layouts = PG_LAYOUTS_CHANNELS_LAST;
-    pool->op.saved_bytes = average || count < 0 ? 0 : (size_t)count * sizeof(int32_t);
-    pool->op.flops = (uint64_t)(count < 0 ? 0 : count) * (uint64_t)(pool->h.kernel * pool->w.kernel);
+    set_shape(pool, in, axes);
     return PG_OK;
 }
 
@@ -161,18 +189,28 @@ static pg_err create_global_average(const pg_op_def *def, pg_op **out, pg_diag *
     return create_pool(&pg_global_average_pool_class, def, true, true, out, diag);
 }
 
-/* ---- numbers; `at` is a row of [C] ---- */
+/* ---- rows of [C] ---- */
 
-PG_CLONES static void max_row(int64_t channels, const float *x, int32_t at, float *best,
-                              int32_t *index) {
-    for (int64_t c = 0; c < channels; c++) {
-        bool better = x[c] > best[c] || x[c] != x[c]; /* NaN must not vanish in a maximum */
-        best[c] = better ? x[c] : best[c];
-        index[c] = better ? at : index[c];
+/* max_row: takes in x, seen at step `at`; NaN must not vanish in a maximum.
+ * route_row: gives d_dst to the channels whose maximum was seen at step `at`. */
+#define MAXIMUM_ROWS(name, type)                                                                   \
+    PG_CLONES static void max_row_##name(int64_t channels, const float *restrict x, type at,       \
+                                         float *restrict best, type *restrict index) {             \
+        for (int64_t c = 0; c < channels; c++) {                                                   \
+            bool better = x[c] > best[c] || x[c] != x[c];                                          \
+            best[c] = better ? x[c] : best[c];                                                     \
+            index[c] = better ? at : index[c];                                                     \
+        }                                                                                          \
+    }                                                                                              \
+    PG_CLONES static void route_row_##name(int64_t channels, const type *restrict index, type at,  \
+                                           const float *restrict d_dst, float *restrict d_src) {   \
+        for (int64_t c = 0; c < channels; c++)                                                     \
+            d_src[c] += index[c] == at ? d_dst[c] : 0.0f;                                          \
     }
-}
+MAXIMUM_ROWS(byte, uint8_t)
+MAXIMUM_ROWS(wide, int32_t)
 
-PG_CLONES static void add_row(int64_t channels, const float *x, float *sum) {
+PG_CLONES static void add_row(int64_t channels, const float *restrict x, float *restrict sum) {
     for (int64_t c = 0; c < channels; c++)
         sum[c] += x[c];
 }
@@ -182,16 +220,19 @@ PG_CLONES static void scale_row(int64_t channels, float scale, float *x) {
         x[c] *= scale;
 }
 
-PG_CLONES static void add_scaled_row(int64_t channels, float scale, const float *x, float *sum) {
+PG_CLONES static void add_scaled_row(int64_t channels, float scale, const float *restrict x,
+                                     float *restrict sum) {
     for (int64_t c = 0; c < channels; c++)
         sum[c] += scale * x[c];
 }
 
+/* ---- windows ---- */
+
 /* The kernel steps [first, last) of output position `out` that lie inside the input. */
 static void inside(const window *w, int64_t out, int64_t *first, int64_t *last) {
     int64_t start = out * w->stride - w->begin;
-    *first = start < 0 ? (-start + w->dilation - 1) / w->dilation : 0;
     int64_t room = w->in - start;
+    *first = start < 0 ? ceil_div(-start, w->dilation) : 0;
     *last = room <= 0 ? 0 : ceil_div(room, w->dilation);
     if (*last > w->kernel)
         *last = w->kernel;
@@ -199,77 +240,101 @@ static void inside(const window *w, int64_t out, int64_t *first, int64_t *last) 
         *last = *first;
 }
 
+/* Where kernel step `step` of output position `out` looks. */
+static int64_t looks_at(const window *w, int64_t out, int64_t step) {
+    return out * w->stride - w->begin + step * w->dilation;
+}
+
 /* How many kernel steps lie inside the padded input: what count_include_pad divides by. */
 static int64_t inside_padded(const window *w, int64_t out) {
-    int64_t room = w->in + w->end - (out * w->stride - w->begin);
-    int64_t steps = ceil_div(room, w->dilation);
+    int64_t steps = ceil_div(w->in + w->end - looks_at(w, out, 0), w->dilation);
     return steps < w->kernel ? steps : w->kernel;
 }
 
-static float divisor(const pool_op *p, int64_t oh, int64_t ow, int64_t inside_count) {
-    int64_t n = p->include_pad ? inside_padded(&p->h, oh) * inside_padded(&p->w, ow) : inside_count;
+static float divisor(const pool_op *p, int64_t oh, int64_t ow) {
+    int64_t h0, h1, w0, w1;
+    inside(&p->h, oh, &h0, &h1);
+    inside(&p->w, ow, &w0, &w1);
+    int64_t n = p->include_pad ? inside_padded(&p->h, oh) * inside_padded(&p->w, ow)
+                               : (h1 - h0) * (w1 - w0);
     return n > 0 ? 1.0f / (float)n : 0.0f;
 }
 
-static void pool_position(const pool_op *p, const float *src, int64_t oh, int64_t ow, float *dst,
-                          int32_t *index) {
+static void average_position(const pool_op *p, const float *src, int64_t oh, int64_t ow,
+                             float *dst) {
     int64_t h0, h1, w0, w1, C = p->channels;
     inside(&p->h, oh, &h0, &h1);
     inside(&p->w, ow, &w0, &w1);
-    for (int64_t c = 0; c < C; c++)
-        dst[c] = p->average ? 0.0f : -INFINITY;
-    if (!p->average)
-        memset(index, 0, (size_t)C * sizeof *index);
+    memset(dst, 0, (size_t)C * sizeof *dst);
+    for (int64_t kh = h0; kh < h1; kh++)
+        for (int64_t kw = w0; kw < w1; kw++)
+            add_row(C, src + (looks_at(&p->h, oh, kh) * p->w.in + looks_at(&p->w, ow, kw)) * C,
+                    dst);
+    scale_row(C, divisor(p, oh, ow), dst);
+}
+
+/* `at` is where in dst and in the saved steps the position's channels are. */
+static void maximum_position(const pool_op *p, const pg_op_io *io, int64_t oh, int64_t ow,
+                             int64_t at) {
+    int64_t h0, h1, w0, w1, C = p->channels;
+    float *best = io->dst[0] + at;
+    int32_t *wide = (int32_t *)io->saved + at;
+    uint8_t *byte = (uint8_t *)io->saved + at;
+    inside(&p->h, oh, &h0, &h1);
+    inside(&p->w, ow, &w0, &w1);
+    for (int64_t c = 0; c < C; c++) {
+        best[c] = -INFINITY;
+        if (p->wide)
+            wide[c] = (int32_t)(h0 * p->w.kernel + w0);
+        else
+            byte[c] = (uint8_t)(h0 * p->w.kernel + w0);
+    }
     for (int64_t kh = h0; kh < h1; kh++)
         for (int64_t kw = w0; kw < w1; kw++) {
-            int64_t ih = oh * p->h.stride - p->h.begin + kh * p->h.dilation;
-            int64_t iw = ow * p->w.stride - p->w.begin + kw * p->w.dilation;
-            const float *x = src + (ih * p->w.in + iw) * C;
-            if (p->average)
-                add_row(C, x, dst);
+            int64_t step = kh * p->w.kernel + kw;
+            const float *x =
+                io->src[0] + (looks_at(&p->h, oh, kh) * p->w.in + looks_at(&p->w, ow, kw)) * C;
+            if (p->wide)
+                max_row_wide(C, x, (int32_t)step, best, wide);
             else
-                max_row(C, x, (int32_t)(kh * p->w.kernel + kw), dst, index);
+                max_row_byte(C, x, (uint8_t)step, best, byte);
         }
-    if (p->average)
-        scale_row(C, divisor(p, oh, ow, (h1 - h0) * (w1 - w0)), dst);
 }
+
+enum { PARALLEL_FROM = 1 << 14 }; /* elements */
 
 static pg_err forward(const pg_op *op, const pg_op_io *io) {
     const pool_op *p = (const pool_op *)op;
     int64_t C = p->channels, positions = p->h.out * p->w.out;
-#pragma omp parallel for schedule(static) if (positions * C > 16384)
-    for (int64_t at = 0; at < positions; at++)
-        pool_position(p, io->src[0], at / p->w.out, at % p->w.out, io->dst[0] + at * C,
-                      p->average ? NULL : (int32_t *)io->saved + at * C);
+#pragma omp parallel for schedule(static) if (positions * C > PARALLEL_FROM)
+    for (int64_t i = 0; i < positions; i++) {
+        int64_t oh = i / p->w.out, ow = i % p->w.out;
+        if (p->average)
+            average_position(p, io->src[0], oh, ow, io->dst[0] + i * C);
+        else
+            maximum_position(p, io, oh, ow, i * C);
+    }
     return PG_OK;
 }
 
-static void spread_average(const pool_op *p, const float *d_dst, int64_t oh, int64_t ow,
-                           float *d_src, int64_t only_row) {
-    int64_t h0, h1, w0, w1, C = p->channels;
-    inside(&p->h, oh, &h0, &h1);
-    inside(&p->w, ow, &w0, &w1);
-    float scale = divisor(p, oh, ow, (h1 - h0) * (w1 - w0));
-    for (int64_t kh = h0; kh < h1; kh++) {
-        int64_t ih = oh * p->h.stride - p->h.begin + kh * p->h.dilation;
-        if (ih != only_row)
-            continue;
-        for (int64_t kw = w0; kw < w1; kw++) {
-            int64_t iw = ow * p->w.stride - p->w.begin + kw * p->w.dilation;
-            add_scaled_row(C, scale, d_dst, d_src + (ih * p->w.in + iw) * C);
-        }
-    }
-}
-
-static void route_maximum(const pool_op *p, const float *d_dst, const int32_t *index, int64_t oh,
-                          int64_t ow, float *d_src, int64_t only_row) {
+/* What row kh of the windows of output row oh gives to the input row `d_src` they look at. */
+static void spread_row(const pool_op *p, const pg_op_io *io, int64_t oh, int64_t kh, float *d_src) {
     int64_t C = p->channels;
-    for (int64_t c = 0; c < C; c++) {
-        int64_t kh = index[c] / p->w.kernel, kw = index[c] % p->w.kernel;
-        int64_t ih = oh * p->h.stride - p->h.begin + kh * p->h.dilation;
-        int64_t iw = ow * p->w.stride - p->w.begin + kw * p->w.dilation;
-        if (ih == only_row && iw >= 0 && iw < p->w.in)
-            d_src[(ih * p->w.in + iw) * C + c] += d_dst[c];
+    for (int64_t ow = 0; ow < p->w.out; ow++) {
+        int64_t w0, w1, at = (oh * p->w.out + ow) * C;
+        const float *d_dst = io->d_dst[0] + at;
+        float scale = p->average ? divisor(p, oh, ow) : 0.0f;
+        inside(&p->w, ow, &w0, &w1);
+        for (int64_t kw = w0; kw < w1; kw++) {
+            int64_t step = kh * p->w.kernel + kw;
+            float *to = d_src + looks_at(&p->w, ow, kw) * C;
+            if (p->average)
+                add_scaled_row(C, scale, d_dst, to);
+            else if (p->wide)
+                route_row_wide(C, (const int32_t *)io->saved + at, (int32_t)step, d_dst, to);
+            else
+                route_row_byte(C, (const uint8_t *)io->saved + at, (uint8_t)step, d_dst, to);
+        }
     }
 }
 
@@ -277,24 +342,21 @@ static void route_maximum(const pool_op *p, const float *d_dst, const int32_t *i
  * overlapping windows need no atomics and sums have one order whatever the number of threads. */
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const pool_op *p = (const pool_op *)op;
+    int64_t C = p->channels, row = p->w.in * C;
     if (!io->d_src[0])
         return PG_OK;
-    int64_t C = p->channels, reach = (p->h.kernel - 1) * p->h.dilation;
-#pragma omp parallel for schedule(static) if (p->h.in * p->w.in * C > 16384)
+#pragma omp parallel for schedule(static) if (p->h.in * row > PARALLEL_FROM)
     for (int64_t ih = 0; ih < p->h.in; ih++) {
-        memset(io->d_src[0] + ih * p->w.in * C, 0, (size_t)(p->w.in * C) * sizeof(float));
-        int64_t low = ih + p->h.begin - reach;
+        float *d_src = io->d_src[0] + ih * row;
+        memset(d_src, 0, (size_t)row * sizeof *d_src);
+        int64_t low = ih + p->h.begin - (extent(&p->h) - 1);
         int64_t first = low <= 0 ? 0 : ceil_div(low, p->h.stride);
         int64_t last = (ih + p->h.begin) / p->h.stride;
-        for (int64_t oh = first; oh <= last && oh < p->h.out; oh++)
-            for (int64_t ow = 0; ow < p->w.out; ow++) {
-                int64_t at = (oh * p->w.out + ow) * C;
-                if (p->average)
-                    spread_average(p, io->d_dst[0] + at, oh, ow, io->d_src[0], ih);
-                else
-                    route_maximum(p, io->d_dst[0] + at, (const int32_t *)io->saved + at, oh, ow,
-                                  io->d_src[0], ih);
-            }
+        for (int64_t oh = first; oh <= last && oh < p->h.out; oh++) {
+            int64_t distance = ih - looks_at(&p->h, oh, 0);
+            if (distance % p->h.dilation == 0)
+                spread_row(p, io, oh, distance / p->h.dilation, d_src);
+        }
     }
     return PG_OK;
 }

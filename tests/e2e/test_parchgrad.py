@@ -104,10 +104,10 @@ def listed(i, channels):
 
 def list_option(case, layers):
     """parchgrad.list as flow YAML (which JSON is)."""
-    entries = []
+    entries = {}
     for i in choose_layers(len(case.names), layers):
         channels = np.flatnonzero(listed(i, len(case.gaps[i]))).tolist()
-        entries.append({"layer": case.names[i], "channels": channels})
+        entries[case.names[i]] = channels
     return json.dumps(entries)
 
 

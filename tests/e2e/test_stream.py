@@ -86,7 +86,8 @@ def test_the_map_is_the_command_lines_map(model, tmp_path):
 
 
 def test_two_consumers_see_the_same_bytes(model, tmp_path):
-    with Daemon(model, tmp_path, streams={"default": {"policy": "fifo", "depth": 64}}) as d:
+    with Daemon(model, tmp_path, publish={"hwm": 1000},
+                streams={"default": {"policy": "fifo", "depth": 64}}) as d:
         a, b = Collector(d), Collector(d)
         for i in range(100):
             d.push("cam0", noise(i))
@@ -116,7 +117,7 @@ def test_python_and_go_see_the_same_bytes(model, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_are_in_order(model, tmp_path, workers):
-    with Daemon(model, tmp_path, workers=workers,
+    with Daemon(model, tmp_path, workers=workers, publish={"hwm": 1000},  # nothing lost on PUB
                 streams={"default": {"policy": "fifo", "depth": 1000}}) as d:
         c = Collector(d)
         for i in range(150):

@@ -99,6 +99,7 @@ class Daemon:
         self.program, self.env = program or cli.binary(), env or {}
         self.context = zmq.Context()
         self.process = self.sender = None
+        self.collectors = []
         self.boot, self.seq = os.urandom(16), defaultdict(int)
 
     def __enter__(self):
@@ -117,6 +118,8 @@ class Daemon:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        for collector in self.collectors:  # a context cannot end under a reading thread
+            collector.stop()
         self.context.destroy(linger=0)
 
     def connect(self, kind, name="ingest", **options):
@@ -184,6 +187,7 @@ class Collector(threading.Thread):
         super().__init__(daemon=True)
         self.socket = daemon.subscribe(topic, RCVHWM=0)
         self.messages, self.stopping = [], False
+        daemon.collectors.append(self)
         self.start()
 
     def run(self):

@@ -1,5 +1,5 @@
-/* The configuration: what is refused and where, that conf/parchgradd.yaml is config.def, and that no
- * mutation of it does worse than a sentence. Reads conf/ relative to the source tree. */
+/* The configuration: what is refused and where, that conf/parchgradd.yaml is config.def, and that
+ * no mutation of it does worse than a sentence. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,10 +9,6 @@
 #include "daemon/config_impl.h"
 #include "kernels/mem.h"
 #include "pipeline/file_io.h"
-
-#ifndef PG_SOURCE_DIR
-#define PG_SOURCE_DIR ""
-#endif
 
 static pg_diag diag;
 
@@ -37,7 +33,8 @@ static const struct {
     {"quantile: 0.1\n", "c.yaml:1:1: unknown key 'quantile'; did you mean 'parchgrad.quantile'?"},
     {"zzzzzzzz: 1\n", "c.yaml:1:1: unknown key 'zzzzzzzz'"},
     {"crp:\n  layer: a\n", "c.yaml:1:1: unknown key 'crp'"},
-    {"workers: 1\nworkers: 2\n", "c.yaml:2:1: duplicate key 'workers'; it is already set at c.yaml:1:1"},
+    {"workers: 1\nworkers: 2\n",
+     "c.yaml:2:1: duplicate key 'workers'; it is already set at c.yaml:1:1"},
     {"model: {path: a, path: b}\n", "c.yaml:1:18: duplicate key 'path'"},
     {"workers: many\n", "c.yaml:1:10: workers must be a whole number, not 'many'"},
     {"workers: '2'\n", "c.yaml:1:10: workers must be a whole number, not the string '2'"},
@@ -61,12 +58,13 @@ static const struct {
     {"parchgrad: {level: 2}\n", "c.yaml:1:20: parchgrad.level must be none, or a number"},
     {"parchgrad: {layers: 1.5}\n", "c.yaml:1:21: parchgrad.layers must be default, a ratio"},
     {"parchgrad: {layers: []}\n", "c.yaml:1:21: parchgrad.layers must be default, a ratio"},
-    {"parchgrad: {select: clas}\n",
-     "c.yaml:1:21: parchgrad.select must be one of class, instance, list, random, none, not 'clas'"},
+    {"parchgrad: {select: clas}\n", "c.yaml:1:21: parchgrad.select must be one of class, instance, "
+                                    "list, random, none, not 'clas'"},
     {"parchgrad: {select: list}\n", "c.yaml:1:21: parchgrad.select is list, but parchgrad.list"},
     {"parchgrad: {list: {a: [x]}}\n", "c.yaml:1:23: parchgrad.list must list channel numbers"},
     {"explain: {method: magic}\n", "c.yaml:1:19: explain.method: there is no method 'magic'"},
-    {"model: {precision: bf16}\n", "c.yaml:1:20: model.precision must be one of auto, f32, not 'bf16'"},
+    {"model: {precision: bf16}\n",
+     "c.yaml:1:20: model.precision must be one of auto, f32, not 'bf16'"},
     {"model: {input: {mean: [1, 2]}}\n", "c.yaml:1:23: model.input.mean must be three numbers"},
     {"model: {input: {std: 0}}\n", "c.yaml:1:22: model.input.std must be three numbers"},
     {"model: {input: {size: [0, 5]}}\n", "c.yaml:1:23: model.input.size must be a side"},
@@ -78,8 +76,10 @@ static const struct {
     {"ingest: [{bind: 'tcp://*:70000'}]\n", "c.yaml:1:17: ingest[0].bind must be an endpoint"},
     {"ingest: [{bind: 'tcp://*:1', hwn: 3}]\n",
      "c.yaml:1:30: unknown key 'ingest[0].hwn'; did you mean 'ingest[0].hwm'?"},
-    {"ingest: [{bind: 'tcp://*:1', type: pull, topics: [a]}]\n", "c.yaml:1:42: only type sub has topics"},
-    {"ingest: [{bind: 'tcp://*:1', dialect: imagezmq}]\n", "c.yaml:1:39: ingest[0].dialect must be native"},
+    {"ingest: [{bind: 'tcp://*:1', type: pull, topics: [a]}]\n",
+     "c.yaml:1:42: only type sub has topics"},
+    {"ingest: [{bind: 'tcp://*:1', dialect: imagezmq}]\n",
+     "c.yaml:1:39: ingest[0].dialect must be native"},
     {"ingest: [5]\n", "c.yaml:1:10: ingest[0] must be a map"},
     {"ingest: [{bind: 'tcp://*:1'}]\nstreams:\n  default: {policy: block}\n",
      "c.yaml:3:21: policy block works with ingest type pull only"},
@@ -164,11 +164,13 @@ Test(config, reads_every_kind_of_value) {
         "explain: {target: 281, reduce: sum, smooth: 2.5}\n"
         "parchgrad: {select: list, level: 0.05, gamma: 3, conserve: exact, layers: [a, 'b*'],\n"
         "  list: {conv1: [0, 7]}}\n"
-        "ingest:\n- {bind: 'tcp://*:5555', type: pull, hwm: 3}\n- {connect: 'ipc:///tmp/x', topics: [cam]}\n"
+        "ingest:\n- {bind: 'tcp://*:5555', type: pull, hwm: 3}\n- {connect: 'ipc:///tmp/x', "
+        "topics: [cam]}\n"
         "streams: {default: {depth: 5}, b: {policy: fifo}, a.1: {max_age: 0.5}}\n"
         "http: {listen: '[::1]:9090'}\nlog: {level: debug}\n");
     cr_assert(c != NULL, "%s", diag.text);
-    cr_expect(c->explain.input.bgr && c->explain.input.height == 224 && c->explain.input.width == 320);
+    cr_expect(c->explain.input.bgr && c->explain.input.height == 224 &&
+              c->explain.input.width == 320);
     cr_expect(c->explain.input.std[2] == 0.5f);
     cr_expect_str_eq(c->explain.target, "281");
     cr_expect(c->explain.reduce == PG_REDUCE_SUM && c->explain.smooth == 2.5);
@@ -192,7 +194,7 @@ Test(config, reads_every_kind_of_value) {
     cr_expect_eq(c->log_level, PG_VERBOSITY_DEBUG);
     cr_expect_str_eq(pg_config_where(c, "model.path"), "c.yaml:1:15");
     cr_expect_str_eq(pg_config_where(c, "ingest[0].hwm"), "c.yaml:6:43");
-    cr_expect_str_eq(pg_config_where(c, "streams.a.1.max_age"), "c.yaml:8:65");
+    cr_expect_str_eq(pg_config_where(c, "streams.a.1.max_age"), "c.yaml:8:66");
     pg_config_destroy(&c);
 }
 
@@ -239,8 +241,8 @@ Test(config, set_errors_name_the_option) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         pg_config_set set = {"--set K", cases[i].key, cases[i].value, false};
         cr_expect(parse_set("", &set, 1) == NULL, "%s", cases[i].key);
-        cr_expect(strncmp(diag.text, cases[i].message, strlen(cases[i].message)) == 0,
-                  "%s=%s: %s", cases[i].key, cases[i].value, diag.text);
+        cr_expect(strncmp(diag.text, cases[i].message, strlen(cases[i].message)) == 0, "%s=%s: %s",
+                  cases[i].key, cases[i].value, diag.text);
     }
 }
 
@@ -249,7 +251,8 @@ Test(config, set_errors_name_the_option) {
 static char *read_conf(const char *name, size_t *size) {
     uint8_t *text = NULL;
     char path[512];
-    snprintf(path, sizeof path, "%sconf/%s", PG_SOURCE_DIR, name);
+    const char *here = strstr(__FILE__, "tests/unit/");
+    snprintf(path, sizeof path, "%.*sconf/%s", (int)(here - __FILE__), __FILE__, name);
     cr_assert_eq(pg_file_read(path, PG_CONFIG_MAX_BYTES, &text, size, &diag), PG_OK, "%s",
                  diag.text);
     return (char *)text;
@@ -306,7 +309,8 @@ Test(config, the_shipped_file_shows_every_key_with_its_default) {
             strcmp(key, "streams") == 0)
             continue;
         pg_yaml *fallback = NULL;
-        cr_assert_eq(pg_yaml_parse_option(&impl->pool, "x", row->fallback, &fallback, &diag), PG_OK);
+        cr_assert_eq(pg_yaml_parse_option(&impl->pool, "x", row->fallback, &fallback, &diag),
+                     PG_OK);
         cr_expect(same(node, fallback), "%s: the file's value is not the default %s", key,
                   row->fallback);
         /* the beginning of the prose stands in the file, however it is wrapped */
