@@ -112,7 +112,7 @@ PG_CLONES static void value_row(kind k, int64_t n, const float *a, int64_t sa, c
     }
 }
 
-/* y = g * d result / d u. A constant factor of the result has no slope: v u^(v-1) is 0 for v = 0. */
+/* y = g * d result / d u; v u^(v-1) is 0 for v = 0, whatever u. */
 PG_CLONES static void slope_u_row(kind k, int64_t n, const float *a, int64_t sa, const float *b,
                                   int64_t sb, const float *g, float *restrict y) {
     switch (k) {
@@ -187,7 +187,9 @@ typedef struct task {
     int64_t at[PG_WALK_OPERANDS];
 } task;
 
-static int64_t tasks_per_row(const pg_walk *w) { return (w->dims[w->rank - 1] + CHUNK - 1) / CHUNK; }
+static int64_t tasks_per_row(const pg_walk *w) {
+    return (w->dims[w->rank - 1] + CHUNK - 1) / CHUNK;
+}
 
 static task task_at(const pg_walk *w, int64_t index) {
     int64_t per_row = tasks_per_row(w), last = w->rank - 1, from = index % per_row * CHUNK;

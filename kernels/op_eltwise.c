@@ -4,11 +4,10 @@
  * Each function reads its two parameters a and b (slope, bounds, ...); the derivative is taken from
  * x, the input, so that no function needs two rules. At kinks the derivative is what torch takes:
  * 0 for ReLU at 0, 0 at both bounds of Clip. */
-#include "kernels/op.h"
-
 #include <math.h>
 #include <string.h>
 
+#include "kernels/op_node.h"
 #include "kernels/simd.h"
 #include "kernels/vmath.h"
 
@@ -60,6 +59,13 @@ static inline float gelu_slope_of(float v) {
     return normal_cdf(v) + v * 0.39894228f * pg_expf(-0.5f * v * v);
 }
 
+/* The inner u = sqrt(2/pi) (v + 0.044715 v^3) of the approximation 0.5 v (1 + tanh u). */
+static inline float gelu_inner(float v) { return 0.79788456f * (v + 0.044715f * v * v * v); }
+static inline float gelu_tanh_slope_of(float v) {
+    float s = pg_sigmoidf(2.0f * gelu_inner(v));
+    return s + v * 2.0f * s * (1 - s) * 0.79788456f * (1 + 0.134145f * v * v);
+}
+
 FUNCTION(relu, v > 0 || v != v ? v : 0, v > 0 ? 1.0f : 0.0f)
 FUNCTION(leaky_relu, v > 0 ? v : a * v, v > 0 ? 1.0f : a)
 FUNCTION(thresholded_relu, v > a ? v : 0, v > a ? 1.0f : 0.0f)
@@ -78,6 +84,7 @@ FUNCTION(softplus, softplus_of(v), pg_sigmoidf(v))
 FUNCTION(softsign, v / (1 + fabsf(v)), 1.0f / ((1 + fabsf(v)) * (1 + fabsf(v))))
 FUNCTION(mish, v * tanh_of(softplus_of(v)), mish_slope_of(v))
 FUNCTION(gelu, v * normal_cdf(v), gelu_slope_of(v))
+FUNCTION(gelu_tanh, v * pg_sigmoidf(2.0f * gelu_inner(v)), gelu_tanh_slope_of(v))
 FUNCTION(erf, erff(v), 1.12837917f * pg_expf(-v * v))
 FUNCTION(exp, pg_expf(v), pg_expf(v))
 FUNCTION(log, logf(v), 1.0f / v)
@@ -114,9 +121,7 @@ static const eltwise_function functions[] = {
     ROW("ThresholdedRelu", "alpha", 1, NULL, 0, thresholded_relu),
 };
 
-static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
-    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
-}
+static const eltwise_function tanh_gelu = ROW("Gelu", NULL, 0, NULL, 0, gelu_tanh);
 
 static const eltwise_function *find_function(const char *type) {
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
@@ -131,7 +136,7 @@ static pg_err read_bound(const pg_op_def *def, int index, float *out, pg_diag *d
         return PG_OK;
     const pg_const *bound = def->inputs[index].constant;
     if (!bound || pg_shape_count(&bound->shape) != 1)
-        return refuse(def, diag, "its bounds must be constant scalars");
+        return pg_node_refuse(def, diag, "its bounds must be constant scalars");
     *out = bound->dtype == PG_F32 ? bound->f[0] : (float)bound->i[0];
     return PG_OK;
 }
@@ -140,8 +145,10 @@ static pg_err read_parameters(const pg_op_def *def, eltwise_op *e, pg_diag *diag
     const eltwise_function *f = e->function;
     const char *approximate;
     pg_err err = pg_def_string(def, "approximate", "none", &approximate, diag);
-    if (!err && strcmp(approximate, "none") != 0)
-        err = refuse(def, diag, "only approximate='none' is supported");
+    if (!err && strcmp(approximate, "tanh") == 0)
+        e->function = &tanh_gelu;
+    else if (!err && strcmp(approximate, "none") != 0)
+        err = pg_node_refuse(def, diag, "approximate has an unknown value");
     e->a = f->a, e->b = f->b;
     if (!err && f->attr_a)
         err = pg_def_float(def, f->attr_a, f->a, &e->a, diag);
@@ -153,28 +160,25 @@ static pg_err read_parameters(const pg_op_def *def, eltwise_op *e, pg_diag *diag
     if (!err && clip)
         err = read_bound(def, 2, &e->b, diag);
     if (!err && (isnan(e->a) || isnan(e->b)))
-        err = refuse(def, diag, "a parameter is not a number");
+        err = pg_node_refuse(def, diag, "a parameter is not a number");
     if (!err && strcmp(f->type, "Celu") == 0 && e->a == 0)
-        err = refuse(def, diag, "alpha must not be 0");
+        err = pg_node_refuse(def, diag, "alpha must not be 0");
     return err;
 }
 
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     const eltwise_function *f = find_function(def->type);
     pg_assert(f);
-    if (def->n_inputs < 1 || !def->inputs[0].present || def->inputs[0].constant)
-        return refuse(def, diag, "needs a computed input");
-    for (int i = 1; i < def->n_inputs; i++)
-        if (def->inputs[i].present && !def->inputs[i].constant)
-            return refuse(def, diag, "only its first input may be computed");
     eltwise_op parameters = {.function = f};
-    pg_err err = read_parameters(def, &parameters, diag);
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = read_parameters(def, &parameters, diag);
     if (!err)
         err = pg_op_alloc(&pg_eltwise_class, def, sizeof(eltwise_op), 1, out, diag);
     if (err)
         return err;
     eltwise_op *e = (eltwise_op *)*out;
-    e->function = f, e->a = parameters.a, e->b = parameters.b;
+    e->function = parameters.function, e->a = parameters.a, e->b = parameters.b;
     e->op.dst[0].shape = def->inputs[0].shape;
     e->op.layouts = PG_LAYOUTS_SAME;
     e->op.keeps_src = true;

@@ -1,41 +1,31 @@
 /* Operators that only say where each element of the result comes from: Transpose, Slice, Gather
  * with constant indices, and Pad. One table of source offsets per axis of the result (-1: padding)
  * describes them all; forward reads through the tables, backward adds through them. */
-#include "kernels/op.h"
-
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "kernels/op_node.h"
 
 typedef struct index_op {
     pg_op op;
-    int src_axis[PG_MAX_RANK];   /* which axis of src the result's axis walks; -1: none */
-    int64_t *from[PG_MAX_RANK];  /* [dst.dims[k]] position along that axis, -1: padding */
-    float fill;                  /* the padding */
-    int64_t *offset[PG_MAX_RANK]; /* (prepare) the same as element offsets, in memory order of dst */
-    int64_t dims[PG_MAX_RANK];    /* (prepare) dst in memory order */
-    int dropped_axis;             /* Gather with a scalar index: the axis it takes away, else -1 */
+    int src_axis[PG_MAX_RANK];  /* which axis of src the result's axis walks */
+    int64_t *from[PG_MAX_RANK]; /* [dst.dims[k]] position along that axis, -1: padding */
+    float fill;                 /* the padding */
+    int dropped_axis;           /* Gather with a scalar index: the axis it takes away, else -1 */
     int64_t dropped_index;
-    int64_t base;                 /* (prepare) what the dropped axis adds to every offset */
+    /* (prepare) the same as element offsets, axes in the order dst lies in memory */
+    int64_t *offset[PG_MAX_RANK];
+    int64_t dims[PG_MAX_RANK];
+    int64_t base; /* what the dropped axis adds to every offset */
 } index_op;
 
 extern const pg_op_class pg_transpose_class, pg_slice_class, pg_gather_class, pg_pad_class;
-
-static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
-    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
-}
-
-static pg_err check_input(const pg_op_def *def, pg_diag *diag) {
-    if (def->n_inputs < 1 || !def->inputs[0].present || def->inputs[0].constant)
-        return refuse(def, diag, "needs a computed input");
-    return PG_OK;
-}
 
 /* Allocates the operator with one table per axis of `dst`, filled by the caller. */
 static pg_err alloc(const pg_op_class *cls, const pg_op_def *def, const pg_shape *dst,
                     index_op **op, pg_op **out, pg_diag *diag) {
     if (dst->rank > PG_MAX_RANK || pg_shape_count(dst) <= 0)
-        return refuse(def, diag, "its result would be empty or too large");
+        return pg_node_refuse(def, diag, "its result would be empty or too large");
     pg_err err = pg_op_alloc(cls, def, sizeof(index_op), 1, out, diag);
     if (err)
         return err;
@@ -59,7 +49,7 @@ static pg_err alloc(const pg_op_class *cls, const pg_op_def *def, const pg_shape
 /* ---- Transpose ---- */
 
 static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    pg_err err = check_input(def, diag);
+    pg_err err = pg_node_one_input(def, diag);
     if (err)
         return err;
     const pg_shape *src = &def->inputs[0].shape;
@@ -74,7 +64,7 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
         if (!given)
             perm[i] = src->rank - 1 - i;
         if (perm[i] < 0 || perm[i] >= src->rank || seen[perm[i]])
-            return refuse(def, diag, "perm is no permutation");
+            return pg_node_refuse(def, diag, "perm is no permutation");
         seen[perm[i]] = true;
         dst.dims[i] = src->dims[perm[i]];
     }
@@ -86,33 +76,6 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
 }
 
 /* ---- Slice ---- */
-
-enum { STARTS, ENDS, AXES, STEPS, LISTS };
-
-static pg_err read_list(const pg_op_def *def, int which, int64_t out[PG_MAX_RANK], int *count,
-                        pg_diag *diag) {
-    static const char *const names[] = {"starts", "ends", "axes", "steps"};
-    const pg_attr *attr = pg_def_attr(def, names[which]);
-    const int64_t *values = NULL;
-    int64_t n = -1;
-    if (attr && attr->type == PG_ATTR_INTS) {
-        values = attr->ints;
-        n = (int64_t)attr->count;
-    } else if (def->n_inputs > which + 1 && def->inputs[which + 1].present) {
-        const pg_const *list = def->inputs[which + 1].constant;
-        if (!list || list->dtype != PG_I64)
-            return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s must be constant integers",
-                           def->node, def->type, names[which]);
-        values = list->i;
-        n = pg_shape_count(&list->shape);
-    }
-    if (n > PG_MAX_RANK)
-        return refuse(def, diag, "more than six axes are not supported");
-    if (n > 0)
-        memcpy(out, values, (size_t)n * sizeof *out);
-    *count = (int)n;
-    return PG_OK;
-}
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
 
@@ -135,108 +98,136 @@ static int64_t slice_axis(int64_t dim, int64_t *start, int64_t end, int64_t step
     return s > e ? (s - e - step - 1) / -step : 0;
 }
 
-static pg_err create_slice(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    pg_err err = check_input(def, diag);
-    if (err)
-        return err;
-    int64_t lists[LISTS][PG_MAX_RANK], first[PG_MAX_RANK] = {0}, stride[PG_MAX_RANK];
+enum { STARTS, ENDS, AXES, STEPS, LISTS };
+
+/* Attributes until opset 9, inputs since. Without axes, the first ones are meant. */
+static pg_err read_slices(const pg_op_def *def, int64_t lists[LISTS][PG_NODE_INTS], int *n,
+                          pg_diag *diag) {
+    static const char *const names[] = {"starts", "ends", "axes", "steps"};
     int count[LISTS];
-    for (int i = 0; i < LISTS && !err; i++)
-        err = read_list(def, i, lists[i], &count[i], diag);
+    for (int i = 0; i < LISTS; i++) {
+        pg_err err = pg_node_ints(def, names[i], i + 1, lists[i], &count[i], diag);
+        if (err)
+            return err;
+    }
+    *n = count[STARTS];
+    if (*n < 0 || count[ENDS] != *n || (count[AXES] >= 0 && count[AXES] != *n) ||
+        (count[STEPS] >= 0 && count[STEPS] != *n))
+        return pg_node_refuse(def, diag, "starts, ends, axes and steps differ in length");
+    for (int i = 0; i < *n; i++) {
+        lists[AXES][i] = count[AXES] >= 0 ? lists[AXES][i] : i;
+        lists[STEPS][i] = count[STEPS] >= 0 ? lists[STEPS][i] : 1;
+    }
+    return PG_OK;
+}
+
+static pg_err create_slice(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    const int64_t far = INT32_MAX;
+    int64_t lists[LISTS][PG_NODE_INTS], first[PG_MAX_RANK] = {0}, stride[PG_MAX_RANK] = {0};
+    int n = 0, axis = 0;
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = read_slices(def, lists, &n, diag);
     if (err)
         return err;
     pg_shape dst = def->inputs[0].shape;
-    int n = count[STARTS];
-    if (n < 0 || count[ENDS] != n || (count[AXES] >= 0 && count[AXES] != n) ||
-        (count[STEPS] >= 0 && count[STEPS] != n))
-        return refuse(def, diag, "starts, ends, axes and steps differ in length");
-    for (int i = 0; i < PG_MAX_RANK; i++)
-        stride[i] = 1;
     for (int i = 0; i < n; i++) {
-        int64_t axis = count[AXES] >= 0 ? lists[AXES][i] : i;
-        axis += axis < 0 ? dst.rank : 0;
-        int64_t step = count[STEPS] >= 0 ? lists[STEPS][i] : 1;
-        if (axis < 0 || axis >= dst.rank || step == 0 || step > INT32_MAX || step < -INT32_MAX)
-            return refuse(def, diag, "axes or steps are out of range");
-        const int64_t far = INT32_MAX;
+        int64_t step = lists[STEPS][i];
+        err = pg_node_axis(def, lists[AXES][i], dst.rank, &axis, diag);
+        if (!err && (step == 0 || step > far || step < -far || stride[axis] != 0))
+            err = pg_node_refuse(def, diag, "a step is out of range or an axis is named twice");
+        if (err)
+            return err;
         first[axis] = clamp(lists[STARTS][i], -far, far);
         stride[axis] = step;
-        dst.dims[axis] = slice_axis(def->inputs[0].shape.dims[axis], &first[axis],
+        dst.dims[axis] = slice_axis(dst.dims[axis], &first[axis],
                                     clamp(lists[ENDS][i], -far, far), step);
     }
     index_op *op;
     err = alloc(&pg_slice_class, def, &dst, &op, out, diag);
     for (int k = 0; k < dst.rank && !err; k++)
-        for (int64_t i = 0; i < dst.dims[k]; i++)
+        for (int64_t i = 0; i < dst.dims[k] && stride[k] != 0; i++)
             op->from[k][i] = first[k] + i * stride[k];
     return err;
 }
 
 /* ---- Gather ---- */
 
+/* The constant indices, all of them checked against the axis's length. */
+static pg_err read_indices(const pg_op_def *def, int64_t dim, const pg_const **out, pg_diag *diag) {
+    const pg_const *indices = pg_node_constant(def, 1);
+    if (!indices || indices->dtype != PG_I64)
+        return pg_node_refuse(def, diag, "its indices must be constant integers");
+    if (indices->shape.rank > 1)
+        return pg_node_refuse(def, diag, "indices of more than one axis are not supported");
+    for (int64_t i = 0; i < pg_shape_count(&indices->shape); i++)
+        if (indices->i[i] < -dim || indices->i[i] >= dim)
+            return pg_node_refuse(def, diag, "an index is out of range");
+    *out = indices;
+    return PG_OK;
+}
+
 static pg_err create_gather(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    pg_err err = check_input(def, diag);
-    int64_t axis;
+    const pg_shape *src = &def->inputs[0].shape;
+    const pg_const *indices = NULL;
+    int64_t given;
+    int axis = 0;
+    pg_err err = pg_node_one_input(def, diag);
     if (!err)
-        err = pg_def_int(def, "axis", 0, &axis, diag);
+        err = pg_def_int(def, "axis", 0, &given, diag);
+    if (!err)
+        err = pg_node_axis(def, given, src->rank, &axis, diag);
+    if (!err)
+        err = read_indices(def, src->dims[axis], &indices, diag);
     if (err)
         return err;
-    const pg_shape *src = &def->inputs[0].shape;
-    if (def->n_inputs < 2 || !def->inputs[1].constant || def->inputs[1].constant->dtype != PG_I64)
-        return refuse(def, diag, "its indices must be constant integers");
-    const pg_const *indices = def->inputs[1].constant;
-    if (indices->shape.rank > 1)
-        return refuse(def, diag, "indices of more than one axis are not supported");
-    axis += axis < 0 ? src->rank : 0;
-    if (axis < 0 || axis >= src->rank)
-        return refuse(def, diag, "axis is out of range");
     bool drops = indices->shape.rank == 0;
     int64_t n = pg_shape_count(&indices->shape), dim = src->dims[axis];
     pg_shape dst = {.rank = 0};
     for (int i = 0; i < src->rank; i++)
         if (i != axis || !drops)
             dst.dims[dst.rank++] = i == axis ? n : src->dims[i];
-    for (int64_t i = 0; i < n; i++)
-        if (indices->i[i] < -dim || indices->i[i] >= dim)
-            return refuse(def, diag, "an index is out of range");
     index_op *op;
     err = alloc(&pg_gather_class, def, &dst, &op, out, diag);
     if (err)
         return err;
     for (int k = 0; k < dst.rank; k++)
         op->src_axis[k] = drops && k >= axis ? k + 1 : k;
-    if (!drops) {
-        for (int64_t i = 0; i < n; i++)
-            op->from[axis][i] = indices->i[i] < 0 ? indices->i[i] + dim : indices->i[i];
-        return PG_OK;
+    for (int64_t i = 0; i < n && !drops; i++)
+        op->from[axis][i] = indices->i[i] < 0 ? indices->i[i] + dim : indices->i[i];
+    if (drops) {
+        op->dropped_axis = axis;
+        op->dropped_index = indices->i[0] < 0 ? indices->i[0] + dim : indices->i[0];
     }
-    op->dropped_axis = (int)axis;
-    op->dropped_index = indices->i[0] < 0 ? indices->i[0] + dim : indices->i[0];
     return PG_OK;
 }
 
 /* ---- Pad ---- */
 
-static pg_err read_pads(const pg_op_def *def, int rank, int64_t pads[2 * PG_MAX_RANK],
-                        float *fill, pg_diag *diag) {
+enum { PAD_LIMIT = 1 << 20 }; /* per side: far above any real network */
+
+/* Two pads per axis, first all leading ones, and what to pad with: attributes until opset 10,
+ * inputs since. */
+static pg_err read_pads(const pg_op_def *def, int rank, int64_t pads[PG_NODE_INTS], float *fill,
+                        pg_diag *diag) {
+    int count;
+    const pg_const *value = pg_node_constant(def, 2);
     pg_err err = pg_def_float(def, "value", 0, fill, diag);
-    const pg_attr *attr = pg_def_attr(def, "pads");
+    if (!err)
+        err = pg_node_ints(def, "pads", 1, pads, &count, diag);
     if (err)
         return err;
-    if (attr)
-        return pg_def_ints(def, "pads", 2 * rank, 0, pads, diag);
-    const pg_const *list = def->n_inputs > 1 ? def->inputs[1].constant : NULL;
-    if (!list || list->dtype != PG_I64 || pg_shape_count(&list->shape) != 2 * rank)
-        return refuse(def, diag, "pads must be constant, two for each axis");
-    memcpy(pads, list->i, (size_t)(2 * rank) * sizeof *pads);
-    if (def->n_inputs > 3 && def->inputs[3].present)
-        return refuse(def, diag, "its axes input is not supported");
-    if (def->n_inputs > 2 && def->inputs[2].present) {
-        const pg_const *value = def->inputs[2].constant;
-        if (!value || pg_shape_count(&value->shape) != 1)
-            return refuse(def, diag, "its value must be a constant scalar");
+    if (count != 2 * rank)
+        return pg_node_refuse(def, diag, "pads must be constant, two for each axis");
+    for (int i = 0; i < count; i++)
+        if (pads[i] > PAD_LIMIT || pads[i] < -PAD_LIMIT)
+            return pg_node_refuse(def, diag, "pads are out of range");
+    if (pg_node_constant(def, 3))
+        return pg_node_refuse(def, diag, "its axes input is not supported");
+    if (value && pg_shape_count(&value->shape) != 1)
+        return pg_node_refuse(def, diag, "its value must be a constant scalar");
+    if (value)
         *fill = value->dtype == PG_F32 ? value->f[0] : (float)value->i[0];
-    }
     return PG_OK;
 }
 
@@ -254,29 +245,24 @@ static int64_t pad_source(const char *mode, int64_t i, int64_t n) {
 }
 
 static pg_err create_pad(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    pg_err err = check_input(def, diag);
-    if (err)
-        return err;
     const char *mode;
     float fill = 0;
-    int64_t pads[2 * PG_MAX_RANK];
+    int64_t pads[PG_NODE_INTS];
     const pg_shape *src = &def->inputs[0].shape;
-    err = pg_def_string(def, "mode", "constant", &mode, diag);
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = pg_def_string(def, "mode", "constant", &mode, diag);
     if (!err)
         err = read_pads(def, src->rank, pads, &fill, diag);
     if (err)
         return err;
     if (strcmp(mode, "constant") != 0 && strcmp(mode, "edge") != 0 && strcmp(mode, "reflect") != 0)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (Pad): mode '%s' is not supported", def->node,
-                       mode);
+        return pg_node_refuse(def, diag, "mode '%s' is not supported", mode);
     pg_shape dst = *src;
     for (int i = 0; i < src->rank; i++) {
-        if (pads[i] > INT32_MAX || pads[i] < -INT32_MAX || pads[src->rank + i] > INT32_MAX ||
-            pads[src->rank + i] < -INT32_MAX)
-            return refuse(def, diag, "pads are out of range");
         dst.dims[i] += pads[i] + pads[src->rank + i];
         if (dst.dims[i] <= 0)
-            return refuse(def, diag, "its result would be empty");
+            return pg_node_refuse(def, diag, "its result would be empty");
     }
     index_op *op;
     err = alloc(&pg_pad_class, def, &dst, &op, out, diag);

@@ -1,14 +1,14 @@
 /* LayoutConvert: the planner's own node, put where a value must change between PG_PLAIN and
  * PG_CHANNELS_LAST. Its gradient is the conversion the other way. */
-#include "kernels/op.h"
+#include "kernels/op_node.h"
 
 extern const pg_op_class pg_layout_convert_class;
 
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    if (def->n_inputs != 1 || !def->inputs[0].present || def->inputs[0].constant)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): needs one computed input", def->node,
-                       def->type);
-    pg_err err = pg_op_alloc(&pg_layout_convert_class, def, sizeof(pg_op), 1, out, diag);
+    pg_err err = pg_node_one_input(def, diag);
+    if (err)
+        return err;
+    err = pg_op_alloc(&pg_layout_convert_class, def, sizeof(pg_op), 1, out, diag);
     if (err)
         return err;
     (*out)->dst[0].shape = def->inputs[0].shape;

@@ -163,7 +163,7 @@ static pg_err create_pool(const pg_op_class *cls, const pg_op_def *def, bool ave
         err = read_windows(def, axes, in->rank - 2, diag);
     if (!err)
         err = pg_def_int(def, "count_include_pad", 0, &include_pad, diag);
-    if (!err && in->rank == 4 && axes[0].kernel * axes[1].kernel > INT32_MAX)
+    if (!err && axes[0].kernel * (in->rank == 4 ? axes[1].kernel : 1) > INT32_MAX)
         err = pg_node_refuse(def, diag, "the window is too large");
     if (!err)
         err = pg_op_alloc(cls, def, sizeof(pool_op), 1, out, diag);

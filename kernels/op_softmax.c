@@ -1,10 +1,10 @@
 /* Softmax and LogSoftmax along one axis. Before opset 13 the axis splits the shape into two and the
  * softmax runs over all of the second half; since then it runs over that axis alone. The final
  * softmax of a classifier is taken off by the optimiser; these are the ones inside (attention). */
-#include "kernels/op.h"
-
 #include <math.h>
 #include <string.h>
+
+#include "kernels/op_node.h"
 
 typedef struct softmax_op {
     pg_op op;
@@ -15,20 +15,18 @@ typedef struct softmax_op {
 extern const pg_op_class pg_softmax_class;
 
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    if (def->n_inputs != 1 || !def->inputs[0].present || def->inputs[0].constant)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): needs one computed input", def->node,
-                       def->type);
-    const pg_shape *src = &def->inputs[0].shape;
-    bool old = def->opset < 13;
-    int64_t axis;
-    pg_err err = pg_def_int(def, "axis", old ? 1 : -1, &axis, diag);
+    pg_err err = pg_node_one_input(def, diag);
     if (err)
         return err;
-    if (axis < -src->rank || axis >= src->rank)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): axis is out of range", def->node,
-                       def->type);
-    axis += axis < 0 ? src->rank : 0;
-    err = pg_op_alloc(&pg_softmax_class, def, sizeof(softmax_op), 1, out, diag);
+    const pg_shape *src = &def->inputs[0].shape;
+    bool old = def->opset < 13;
+    int64_t given;
+    int axis;
+    err = pg_def_int(def, "axis", old ? 1 : -1, &given, diag);
+    if (!err)
+        err = pg_node_axis(def, given, src->rank, &axis, diag);
+    if (!err)
+        err = pg_op_alloc(&pg_softmax_class, def, sizeof(softmax_op), 1, out, diag);
     if (err)
         return err;
     softmax_op *op = (softmax_op *)*out;

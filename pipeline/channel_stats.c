@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/defect.h"
 #include "kernels/mem.h"
 #include "pipeline/channel_stats_file.h"
 
@@ -164,7 +165,8 @@ uint64_t pg_channel_stats_count(const pg_channel_stats *s, int64_t klass) {
 }
 
 static pg_sample sample_of(double count, double mean, double m2) {
-    return (pg_sample){count, mean, count > 1 ? m2 / (count - 1) : 0};
+    double divisor = pg_defect("population-variance") ? count : count - 1;
+    return (pg_sample){count, mean, count > 1 ? m2 / divisor : 0};
 }
 
 static pg_sample row_sample(const pg_channel_stats *s, int64_t row, int conv, int64_t channel) {

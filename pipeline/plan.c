@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/defect.h"
 #include "kernels/mem.h"
 
 typedef struct planner {
@@ -85,6 +86,20 @@ static void contribute(planner *p, int value, int step, pg_contribution *out) {
     out->add = (size_t)p->d_block[root];
 }
 
+#ifdef PG_PLANT_DEFECTS
+/* Planted: both inputs of an addition get one gradient buffer, as they do in torch, so that a
+ * convolution that edits its output's gradient in place changes what the other branch receives. */
+static void share_gradients(planner *p, const pg_node *node, pg_node_plan *plan) {
+    if (strcmp(node->op->type, "Add") != 0 || node->op->n_src != 2 ||
+        plan->d_src[0].add != PG_NOWHERE || plan->d_src[1].add != PG_NOWHERE)
+        return;
+    plan->d_src[1].to = plan->d_src[0].to;
+    p->d_block[p->root[node->src[1]]] = p->d_block[p->root[node->src[0]]];
+}
+#else
+#define share_gradients(p, node, plan) ((void)0)
+#endif
+
 static void backward_blocks(planner *p) {
     pg_graph *g = p->graph;
     int n = g->n_nodes;
@@ -106,6 +121,8 @@ static void backward_blocks(planner *p) {
         }
         for (int k = 0; k < node->op->n_src; k++)
             contribute(p, node->src[k], step, &plan->d_src[k]);
+        if (pg_defect("leak"))
+            share_gradients(p, node, plan);
     }
     live_until(&p->blocks[p->d_block[p->root[g->input]]], p->end);
 }

@@ -48,6 +48,10 @@ static void sift(pg_rank *heap, int64_t n, int64_t at) {
 /* A heap instead of a sort: a tenth of the channels is wanted, and qsort may allocate. */
 int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_rank *ranks, int64_t n,
                        uint8_t *keep) {
+    if (!options->use_level && options->quantile >= 1) { /* the layer is left alone, dead channels too */
+        memset(keep, 1, (size_t)channels);
+        return channels;
+    }
     memset(keep, 0, (size_t)channels);
     if (options->use_level) {
         int64_t kept = 0;
