@@ -192,9 +192,10 @@ static int64_t tasks_per_row(const pg_walk *w) {
 }
 
 static task task_at(const pg_walk *w, int64_t index) {
-    int64_t per_row = tasks_per_row(w), last = w->rank - 1, from = index % per_row * CHUNK;
+    int64_t per_row = tasks_per_row(w), last = w->rank - 1;
+    int64_t row = per_row == 1 ? index : index / per_row, from = (index - row * per_row) * CHUNK;
     task t;
-    pg_walk_row(w, index / per_row, t.at);
+    pg_walk_row(w, row, t.at);
     t.n = w->dims[last] - from < CHUNK ? w->dims[last] - from : CHUNK;
     for (int k = 0; k < w->operands; k++)
         t.at[k] += from * w->stride[k][last];

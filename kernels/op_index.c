@@ -140,8 +140,8 @@ static pg_err create_slice(const pg_op_def *def, pg_op **out, pg_diag *diag) {
             return err;
         first[axis] = clamp(lists[STARTS][i], -far, far);
         stride[axis] = step;
-        dst.dims[axis] = slice_axis(dst.dims[axis], &first[axis],
-                                    clamp(lists[ENDS][i], -far, far), step);
+        dst.dims[axis] =
+            slice_axis(dst.dims[axis], &first[axis], clamp(lists[ENDS][i], -far, far), step);
     }
     index_op *op;
     err = alloc(&pg_slice_class, def, &dst, &op, out, diag);

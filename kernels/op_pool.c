@@ -191,24 +191,31 @@ static pg_err create_global_average(const pg_op_def *def, pg_op **out, pg_diag *
 
 /* ---- rows of [C] ---- */
 
-/* max_row: takes in x, seen at step `at`; NaN must not vanish in a maximum.
- * route_row: gives d_dst to the channels whose maximum was seen at step `at`. */
-#define MAXIMUM_ROWS(name, type)                                                                   \
-    PG_CLONES static void max_row_##name(int64_t channels, const float *restrict x, type at,       \
-                                         float *restrict best, type *restrict index) {             \
-        for (int64_t c = 0; c < channels; c++) {                                                   \
-            bool better = x[c] > best[c] || x[c] != x[c];                                          \
-            best[c] = better ? x[c] : best[c];                                                     \
-            index[c] = better ? at : index[c];                                                     \
-        }                                                                                          \
-    }                                                                                              \
-    PG_CLONES static void route_row_##name(int64_t channels, const type *restrict index, type at,  \
-                                           const float *restrict d_dst, float *restrict d_src) {   \
-        for (int64_t c = 0; c < channels; c++)                                                     \
-            d_src[c] += index[c] == at ? d_dst[c] : 0.0f;                                          \
+/* Takes in x, seen at step `at`; NaN must not vanish in a maximum. */
+PG_CLONES static void max_row(int64_t channels, const float *restrict x, int32_t at,
+                              float *restrict best, int32_t *restrict steps) {
+    for (int64_t c = 0; c < channels; c++) {
+        bool better = x[c] > best[c] || x[c] != x[c];
+        best[c] = better ? x[c] : best[c];
+        steps[c] = better ? at : steps[c];
     }
-MAXIMUM_ROWS(byte, uint8_t)
-MAXIMUM_ROWS(wide, int32_t)
+}
+
+PG_CLONES static void narrow_row(int64_t channels, const int32_t *restrict steps,
+                                 uint8_t *restrict saved) {
+    for (int64_t c = 0; c < channels; c++)
+        saved[c] = (uint8_t)steps[c];
+}
+
+/* Gives d_dst to the channels whose maximum was seen at step `at`. */
+#define ROUTE_ROW(name, type)                                                                      \
+    PG_CLONES static void name(int64_t channels, const type *restrict saved, type at,              \
+                               const float *restrict d_dst, float *restrict d_src) {               \
+        for (int64_t c = 0; c < channels; c++)                                                     \
+            d_src[c] += saved[c] == at ? d_dst[c] : 0.0f;                                          \
+    }
+ROUTE_ROW(route_row_byte, uint8_t)
+ROUTE_ROW(route_row_wide, int32_t)
 
 PG_CLONES static void add_row(int64_t channels, const float *restrict x, float *restrict sum) {
     for (int64_t c = 0; c < channels; c++)
@@ -273,32 +280,37 @@ static void average_position(const pool_op *p, const float *src, int64_t oh, int
     scale_row(C, divisor(p, oh, ow), dst);
 }
 
-/* `at` is where in dst and in the saved steps the position's channels are. */
-static void maximum_position(const pool_op *p, const pg_op_io *io, int64_t oh, int64_t ow,
-                             int64_t at) {
-    int64_t h0, h1, w0, w1, C = p->channels;
+enum { BLOCK = 512 }; /* channels at a time: their steps fit the stack and the first-level cache */
+
+/* n <= BLOCK channels from `src` on; `at` is where in dst and in the saved steps they go. */
+static void maximum_block(const pool_op *p, const float *src, int64_t oh, int64_t ow, int64_t n,
+                          const pg_op_io *io, int64_t at) {
+    int64_t h0, h1, w0, w1;
+    int32_t steps[BLOCK];
     float *best = io->dst[0] + at;
-    int32_t *wide = (int32_t *)io->saved + at;
-    uint8_t *byte = (uint8_t *)io->saved + at;
     inside(&p->h, oh, &h0, &h1);
     inside(&p->w, ow, &w0, &w1);
-    for (int64_t c = 0; c < C; c++) {
+    for (int64_t c = 0; c < n; c++) {
         best[c] = -INFINITY;
-        if (p->wide)
-            wide[c] = (int32_t)(h0 * p->w.kernel + w0);
-        else
-            byte[c] = (uint8_t)(h0 * p->w.kernel + w0);
+        steps[c] = (int32_t)(h0 * p->w.kernel + w0);
     }
     for (int64_t kh = h0; kh < h1; kh++)
         for (int64_t kw = w0; kw < w1; kw++) {
-            int64_t step = kh * p->w.kernel + kw;
-            const float *x =
-                io->src[0] + (looks_at(&p->h, oh, kh) * p->w.in + looks_at(&p->w, ow, kw)) * C;
-            if (p->wide)
-                max_row_wide(C, x, (int32_t)step, best, wide);
-            else
-                max_row_byte(C, x, (uint8_t)step, best, byte);
+            int64_t from = looks_at(&p->h, oh, kh) * p->w.in + looks_at(&p->w, ow, kw);
+            max_row(n, src + from * p->channels, (int32_t)(kh * p->w.kernel + kw), best, steps);
         }
+    if (p->wide)
+        memcpy((int32_t *)io->saved + at, steps, (size_t)n * sizeof *steps);
+    else
+        narrow_row(n, steps, (uint8_t *)io->saved + at);
+}
+
+static void maximum_position(const pool_op *p, const pg_op_io *io, int64_t oh, int64_t ow,
+                             int64_t at) {
+    for (int64_t c = 0; c < p->channels; c += BLOCK) {
+        int64_t n = p->channels - c < BLOCK ? p->channels - c : BLOCK;
+        maximum_block(p, io->src[0] + c, oh, ow, n, io, at + c);
+    }
 }
 
 enum { PARALLEL_FROM = 1 << 14 }; /* elements */

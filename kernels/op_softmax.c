@@ -97,5 +97,4 @@ static pg_err backward(const pg_op *base, const pg_op_io *io) {
     return PG_OK;
 }
 
-const pg_op_class pg_softmax_class = {
-    .create = create, .forward = forward, .backward = backward};
+const pg_op_class pg_softmax_class = {.create = create, .forward = forward, .backward = backward};

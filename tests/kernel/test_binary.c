@@ -45,13 +45,13 @@ static double apply(const char *type, double a, double b) {
 /* Noise made fit for differences: away from 0 where the function wants it; else on a grid of
  * eighths that no two operands share, so that no kink (a tie, the sign of PRelu's operand) lies
  * within the bench's step of 1/64. */
-static float *noise(op_check *c, const char *type, int operand, int64_t n) {
+static float *noise(op_check *c, const char *type, int index, int64_t n) {
     bool positive = strcmp(type, "Div") == 0 || strcmp(type, "Pow") == 0;
     float *value = op_check_array(c, n);
     op_check_fill(c, value, n);
     for (int64_t k = 0; k < n; k++)
         value[k] = positive ? 1.5f + 0.75f * value[k]
-                            : floorf(value[k] * 8) / 8 + (float)(1 + operand) / 32;
+                            : floorf(value[k] * 8) / 8 + (float)(1 + index) / 32;
     return value;
 }
 

@@ -64,7 +64,8 @@ static const function_case cases[] = {
     {"Selu", NULL, NULL, 1.67326319f, 1.05070102f, ref_selu, -3, 3, false},
     {"Sigmoid", NULL, NULL, 0, 0, ref_sigmoid, -20, 20, true},
     {"Softplus", NULL, NULL, 0, 0, ref_softplus, -20, 20, true},
-    {"Softsign", NULL, NULL, 0, 0, ref_softsign, -3, 3, true},
+    {"Softsign", NULL, NULL, 0, 0, ref_softsign, 0.1, 3, true}, /* its curvature jumps at 0 */
+    {"Softsign", NULL, NULL, 0, 0, ref_softsign, -3, -0.1, true},
     {"Sqrt", NULL, NULL, 0, 0, ref_sqrt, 0.5, 4, true},
     {"Swish", NULL, NULL, 0, 0, ref_swish, -10, 10, true},
     {"Tanh", NULL, NULL, 0, 0, ref_tanh, -6, 6, true},
@@ -161,7 +162,7 @@ Test(eltwise, extreme_inputs) {
     for (int i = 0; i < CASES; i++) {
         const function_case *f = &cases[i];
         const float x[] = {NAN, 1e4f, -1e4f, 80.0f, -80.0f};
-        if (f->low > 0 || f->name_a)
+        if ((f->low > 0 && strcmp(f->type, "Softsign") != 0) || f->name_a)
             continue;
         op_check c;
         op_check_init(&c, f->type, 20);
