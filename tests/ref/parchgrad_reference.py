@@ -117,7 +117,7 @@ class _Layer:
 
     def forward(self, x):
         z = _Conv.apply(x, self, self.reference)
-        self.z = z.detach()
+        self.z = z.detach().clone()  # torchvision's ReLU and `out += identity` overwrite z in place
         return z
 
     def gap(self):
