@@ -8,6 +8,7 @@
 
 #include "kernels/channel_ops.h"
 #include "kernels/mem.h"
+#include "kernels/op_node.h"
 #include "kernels/simd.h"
 
 typedef struct batch_norm_op {
@@ -17,21 +18,18 @@ typedef struct batch_norm_op {
 
 enum { SCALE = 1, BIAS, MEAN, VARIANCE, INPUTS };
 
-static pg_err refuse(const pg_op_def *def, pg_diag *diag, const char *why) {
-    return pg_fail(diag, PG_EMODEL, "node '%s' (%s): %s", def->node, def->type, why);
-}
-
 static pg_err check_inputs(const pg_op_def *def, pg_diag *diag) {
     const pg_op_input *in = def->inputs;
     if (def->n_inputs != INPUTS || !in[0].present || in[0].constant)
-        return refuse(def, diag, "needs a computed input and four constants");
+        return pg_node_refuse(def, diag, "needs a computed input and four constants");
     if (in[0].shape.rank < 2)
-        return refuse(def, diag, "its input has no channel axis");
+        return pg_node_refuse(def, diag, "its input has no channel axis");
     for (int i = SCALE; i < INPUTS; i++) {
         if (!in[i].present || !in[i].constant || in[i].constant->dtype != PG_F32)
-            return refuse(def, diag, "scale, bias, mean and variance must be constants");
+            return pg_node_refuse(def, diag, "scale, bias, mean and variance must be constants");
         if (in[i].constant->shape.rank != 1 || in[i].constant->shape.dims[0] != in[0].shape.dims[1])
-            return refuse(def, diag, "scale, bias, mean and variance must have C values each");
+            return pg_node_refuse(def, diag,
+                                  "scale, bias, mean and variance must have C values each");
     }
     return PG_OK;
 }
@@ -46,9 +44,9 @@ static pg_err check_attributes(const pg_op_def *def, float *epsilon, pg_diag *di
     if (err)
         return err;
     if (training || def->n_outputs > 1)
-        return refuse(def, diag, "it is in training mode");
+        return pg_node_refuse(def, diag, "it is in training mode");
     if (spatial != 1)
-        return refuse(def, diag, "spatial=0 is not supported");
+        return pg_node_refuse(def, diag, "spatial=0 is not supported");
     return PG_OK;
 }
 
