@@ -42,7 +42,8 @@ typedef struct reduce_op {
     bool reduced[PG_MAX_RANK];
     bool keep;
     int64_t results;
-    double each; /* elements per result */
+    double each;  /* elements per result */
+    bool reads_y; /* backward does: forward saves it in double, for exp(x - y) of large y */
     /* prepare: */
     pg_walk walk;  /* src, dst */
     int64_t parts; /* rows are cut into so many; each has its own results unless `apart` */
@@ -100,8 +101,8 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     op->each = (double)(pg_shape_count(in) / op->results);
     op->op.layouts = PG_LAYOUTS_SAME;
     op->op.keeps_src = op->function->slope != PG_SLOPE_FLAT;
-    op->op.keeps_dst = op->function->weight == OVER_Y || op->function->weight == OVER_EXP_Y ||
-                       op->function->slope == PG_SLOPE_EXP || op->function->slope == PG_SLOPE_EQUAL;
+    op->reads_y = op->function->weight == OVER_Y || op->function->weight == OVER_EXP_Y ||
+                  op->function->slope == PG_SLOPE_EXP || op->function->slope == PG_SLOPE_EQUAL;
     op->op.flops = (uint64_t)pg_shape_count(in);
     return PG_OK;
 }
@@ -137,6 +138,7 @@ static pg_err prepare(pg_op *base, pg_diag *diag) {
     pg_walk_init(&op->walk, in->rank, in->dims, 2, (const int64_t *[]){src, wide});
     choose_parts(op);
     /* accumulators of every part, then references, then weights */
+    base->saved_bytes = op->reads_y ? (size_t)op->results * sizeof(double) : 0;
     base->scratch_bytes = (size_t)((op->parts + 2) * op->results) * sizeof(double);
     return PG_OK;
 }
@@ -190,8 +192,12 @@ static pg_err forward(const pg_op *base, const pg_op_io *io) {
             r[i] = isinf(acc[i]) ? 0 : acc[i];
         acc = accumulate(op, io, PG_REDUCE_EXP);
     }
-    for (int64_t i = 0; i < op->results; i++)
-        io->dst[0][i] = (float)result_of(op, acc[i], r[i]);
+    for (int64_t i = 0; i < op->results; i++) {
+        double y = result_of(op, acc[i], r[i]);
+        io->dst[0][i] = (float)y;
+        if (op->reads_y)
+            ((double *)io->saved)[i] = y;
+    }
     return PG_OK;
 }
 
@@ -219,9 +225,9 @@ static double weight_of(const reduce_op *op, double d_y, double y, double acc) {
 static void weigh(const reduce_op *op, const pg_op_io *io) {
     double *acc = io->scratch, *r = references(op, io), *w = r + op->results;
     weight kind = op->function->weight;
-    const float *y = io->dst[0];
+    const double *y = io->saved;
     for (int64_t i = 0; i < op->results; i++)
-        r[i] = op->op.keeps_dst ? (double)y[i] : 0;
+        r[i] = op->reads_y ? y[i] : 0;
     if (kind == OVER_TIES || kind == OF_PRODUCT)
         accumulate(op, io, kind == OVER_TIES ? PG_REDUCE_EQUAL : PG_REDUCE_NONZERO);
     for (int64_t i = 0; i < op->results; i++)
