@@ -85,7 +85,7 @@ static inline float gelu_slope_of(float v) {
 /* The inner u = sqrt(2/pi) (v + 0.044715 v^3) of the approximation 0.5 v (1 + tanh u). */
 static inline float gelu_inner(float v) { return 0.79788456f * (v + 0.044715f * v * v * v); }
 static inline float gelu_tanh_slope_of(float x) {
-    float v = x > 10 ? 10 : x < -10 ? -10 : x; /* beyond, s (1 - s) is 0 and v^2 may be infinite */
+    float v = x > 12 ? 12 : x < -12 ? -12 : x; /* beyond, s (1 - s) is 0 and v^2 may be infinite */
     float s = pg_sigmoidf(2.0f * gelu_inner(v));
     return s + v * 2.0f * s * (1 - s) * 0.79788456f * (1 + 0.134145f * v * v);
 }
