@@ -81,7 +81,7 @@ static pg_err read_nodes(importer *im, pg_diag *diag) {
         return out_of_memory(diag);
     for (int i = 0; i < count; i++) {
         pg_err err = pg_onnx_read_node(im->model.nodes[i], im->job->load, &im->names,
-                                       &im->nodes[i], diag);
+                                       im->job->external, &im->nodes[i], diag);
         if (err != PG_OK)
             return err;
     }
@@ -94,7 +94,8 @@ static pg_err read_constants(importer *im, int *ids, const pg_const **values, pg
         pg_const *value = pg_pool_take(im->job->load, sizeof *value);
         if (value == NULL)
             return out_of_memory(diag);
-        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, &name, value, diag);
+        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, im->job->external,
+                                         &name, value, diag);
         if (err != PG_OK)
             return err;
         if (name.size == 0)
