@@ -183,7 +183,8 @@ static pg_err define(pg_importer *im, const pg_onnx_node *node, pg_op_def **out,
         pg_pool_array(im->job->load, (size_t)node->n_inputs, sizeof *inputs);
     if (def == NULL || inputs == NULL)
         return pg_import_no_memory(diag);
-    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)im->model.opset,
+    int64_t opset = node->opset > 0 ? node->opset : im->model.opset;
+    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)opset,
                        .attrs = node->attrs, .n_attrs = node->n_attrs, .inputs = inputs,
                        .n_inputs = node->n_inputs, .n_outputs = node->n_outputs};
     while (def->n_inputs > 0 && node->inputs[def->n_inputs - 1] < 0)
