@@ -38,6 +38,7 @@ typedef struct importer {
     pg_onnx_model model;
     pg_onnx_node *nodes; /* [model.n_nodes], in the load pool */
     bool *live;          /* leads to the logits */
+    bool *wanted;        /* [names.count], likewise for names */
     int softmax;         /* the node to leave out, -1: none */
     binding *bindings;   /* [names.count] */
     pg_folder folder;
@@ -248,7 +249,8 @@ static bool passes_through(const pg_onnx_node *node) {
 
 /* Two sweeps from the end: the softmax that ends the network, then liveness. The file lists nodes
  * before their readers, or it is refused later. */
-static void find_live(importer *im, bool *wanted) {
+static void find_live(importer *im) {
+    bool *wanted = im->wanted;
     int tail = im->output;
     im->softmax = -1;
     for (int i = im->model.n_nodes - 1; i >= 0; i--) {
@@ -326,6 +328,9 @@ static pg_err define(importer *im, const pg_onnx_node *node, pg_op_def **out, bo
         def->n_inputs--; /* absent at the end is the same as not there */
     while (def->n_outputs > 0 && node->outputs[def->n_outputs - 1] < 0)
         def->n_outputs--;
+    for (int k = 0; k < def->n_outputs; k++)
+        if (node->outputs[k] >= 0 && im->wanted[node->outputs[k]])
+            def->n_read = k + 1;
     for (int k = 0; k < def->n_inputs; k++) {
         if (node->inputs[k] < 0)
             continue;
@@ -533,10 +538,10 @@ static pg_err import_node(importer *im, int index, pg_diag *diag) {
 }
 
 static pg_err import_nodes(importer *im, pg_diag *diag) {
-    bool *wanted = pg_pool_array(im->job->load, im->names.count, sizeof *wanted);
-    if (wanted == NULL)
+    im->wanted = pg_pool_array(im->job->load, im->names.count, sizeof *im->wanted);
+    if (im->wanted == NULL)
         return out_of_memory(diag);
-    find_live(im, wanted);
+    find_live(im);
     for (int i = 0; i < im->model.n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)
