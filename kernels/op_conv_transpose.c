@@ -2,7 +2,9 @@
  * U-Net and its kind). conv_geometry.h turns the node into the convolution that leads from its
  * output back to its input; forward is that convolution's backward-data and backward is that
  * convolution, both oneDNN's by way of conv_path.h. The bias is added in a pass of its own:
- * backward-data knows none, and oneDNN's deconvolution, which does, is the same two steps inside.
+ * backward-data knows none, and oneDNN 2.6's deconvolution, which does, is slower at it (64 to 32
+ * channels, 4x4, stride 2, 112x112 out, one thread: 0.95 ms without a bias, 1.95 ms with it,
+ * here 1.0 and 1.05).
  *
  * ParchGrad numbers Conv nodes alone (method.md 10), so this operator only passes the gradient. */
 #include <stdio.h>

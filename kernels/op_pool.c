@@ -5,8 +5,8 @@
  * Conventions where frameworks and versions differ:
  *   - a maximum shared by several positions belongs to the first one (as in torch and oneDNN);
  *   - an average with count_include_pad divides by the part of the window inside the padded input,
- *     as torch does with ceil_mode and ONNX Runtime from AveragePool-19 on; the reference evaluator
- *     of ONNX 1.16 counts the overhang too. Without count_include_pad: by the part inside the input;
+ *     as torch does with ceil_mode and ONNX Runtime from AveragePool-19 on (the evaluator of ONNX
+ *     1.16 counts the overhang too); without it, by the part inside the input;
  *   - LpPool is (sum |x|^p)^(1/p) with ONNX's absolute value, which torch's lp_pool leaves out. Its
  *     gradient is 0 in a window of zeros, where torch has NaN.
  *
@@ -28,18 +28,18 @@ typedef enum pool_kind { MAXIMUM, AVERAGE, NORM } pool_kind;
 typedef struct pool_op {
     pg_op op;
     pool_kind kind;
-    pg_window axis[AXES];        /* of a lower rank: the last ones, windows of one before them */
-    int64_t channels, positions; /* of the output */
-    int64_t block;               /* channels of one position that one thread does at a time */
-    bool include_pad;            /* AVERAGE */
-    bool wide;                   /* MAXIMUM: a step of the window does not fit a byte */
-    double p;                    /* NORM */
+    pg_window axis[AXES]; /* of a lower rank: the last ones, windows of one before them */
+    int64_t channels;
+    int64_t block;    /* channels that one thread does at a time */
+    bool include_pad; /* AVERAGE */
+    bool wide;        /* MAXIMUM: a step of the window does not fit a byte */
+    double p;         /* NORM */
 } pool_op;
 
 enum {
-    BLOCK = 512,      /* channels at a time: what is kept of them fits the first-level cache */
-    SMALL_BLOCK = 64, /* where there are few positions (global pools), so that threads have work */
-    FEW = 64,         /* positions */
+    BLOCK = 512,       /* channels at a time: what is kept of them fits the first-level cache */
+    SMALL_BLOCK = 128, /* where there are few positions (global pools), so that threads have work */
+    FEW = 64,          /* positions */
     PARALLEL_FROM = 1 << 16, /* operations of a forward call */
 };
 
@@ -104,8 +104,7 @@ static void set_shape(pool_op *pool, const pg_shape *in) {
     if (count < 0)
         return; /* refused by the caller */
     pool->channels = in->dims[1];
-    pool->positions = count / pool->channels;
-    pool->block = pool->positions < FEW ? SMALL_BLOCK : BLOCK;
+    pool->block = count / pool->channels < FEW ? SMALL_BLOCK : BLOCK;
     pool->wide = steps > 256;
     if (pool->kind == MAXIMUM)
         pool->op.saved_bytes = (size_t)count * (pool->wide ? sizeof(int32_t) : sizeof(uint8_t));
@@ -143,13 +142,12 @@ static pg_err create_pool(const pg_op_class *cls, const pg_op_def *def, pool_kin
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* The kernel steps [first, last) of output position `out` that lie inside the input. */
+/* The kernel steps [first, last) of output position `out` that lie inside the input. Most windows
+ * lie there wholly and cost no division. */
 static void inside(const pg_window *w, int64_t out, int64_t *first, int64_t *last) {
     int64_t start = pg_window_at(w, out, 0), room = w->in - start;
     *first = start < 0 ? ceil_div(-start, w->dilation) : 0;
-    *last = room <= 0 ? 0 : ceil_div(room, w->dilation);
-    if (*last > w->kernel)
-        *last = w->kernel;
+    *last = room >= pg_window_reach(w) ? w->kernel : room > 0 ? ceil_div(room, w->dilation) : 0;
     if (*last < *first)
         *last = *first;
 }
@@ -260,23 +258,16 @@ PG_CLONES static void norm_backward_row(int64_t channels, double p, const float 
 
 /* ---- forward ---- */
 
-/* What one window makes of n <= BLOCK channels from `channel` on. */
+/* One window and n <= BLOCK channels from `channel` on. */
 typedef struct job {
-    int64_t position, channel, n;
+    int64_t channel, n;
+    int64_t position;                           /* of the output, in order */
     int64_t out[AXES], first[AXES], last[AXES]; /* steps inside the input, per axis */
 } job;
 
-static job make_job(const pool_op *p, int64_t index) {
-    int64_t blocks = ceil_div(p->channels, p->block);
-    job j = {.position = index / blocks, .channel = index % blocks * p->block};
-    int64_t left = p->channels - j.channel, rest = j.position;
-    j.n = left < p->block ? left : p->block;
-    for (int i = W; i >= D; i--) {
-        j.out[i] = rest % p->axis[i].out;
-        rest /= p->axis[i].out;
-        inside(&p->axis[i], j.out[i], &j.first[i], &j.last[i]);
-    }
-    return j;
+static void place(const pool_op *p, int axis, int64_t out, job *j) {
+    j->out[axis] = out;
+    inside(&p->axis[axis], out, &j->first[axis], &j->last[axis]);
 }
 
 static int64_t flat_step(const pool_op *p, int64_t kd, int64_t kh, int64_t kw) {
@@ -334,33 +325,44 @@ static void sum(const pool_op *p, const pg_op_io *io, const job *j, float *dst) 
             total, dst);
 }
 
-static pg_err forward(const pg_op *op, const pg_op_io *io) {
-    const pool_op *p = (const pool_op *)op;
-    int64_t jobs = p->positions * ceil_div(p->channels, p->block);
-#pragma omp parallel for schedule(static) if (op->flops > PARALLEL_FROM)
-    for (int64_t i = 0; i < jobs; i++) {
-        job j = make_job(p, i);
+/* One row of the output, `block` of its channels. */
+static void forward_row(const pool_op *p, const pg_op_io *io, int64_t row, int64_t block) {
+    int64_t width = p->axis[W].out, left = p->channels - block * p->block;
+    job j = {.channel = block * p->block, .n = left < p->block ? left : p->block};
+    place(p, D, row / p->axis[H].out, &j);
+    place(p, H, row % p->axis[H].out, &j);
+    for (int64_t ow = 0; ow < width; ow++) {
+        place(p, W, ow, &j);
+        j.position = row * width + ow;
         float *dst = io->dst[0] + j.position * p->channels + j.channel;
         if (p->kind == MAXIMUM)
             maximum(p, io, &j, dst);
         else
             sum(p, io, &j, dst);
     }
+}
+
+static pg_err forward(const pg_op *op, const pg_op_io *io) {
+    const pool_op *p = (const pool_op *)op;
+    int64_t rows = p->axis[D].out * p->axis[H].out, blocks = ceil_div(p->channels, p->block);
+#pragma omp parallel for schedule(static) if (op->flops > PARALLEL_FROM)
+    for (int64_t i = 0; i < rows * blocks; i++)
+        forward_row(p, io, i / blocks, i % blocks);
     return PG_OK;
 }
 
 /* ---- backward ---- */
 
 /* One row [W,C] of the input. */
-typedef struct row {
+typedef struct input_row {
     const float *src;
     float *d_src;
-} row;
+} input_row;
 
 /* What row `first_step` / kernel width of the windows of output row (od, oh) gives to the input row
  * they look at. */
 static void spread_row(const pool_op *p, const pg_op_io *io, int64_t od, int64_t oh,
-                       int64_t first_step, const row *to) {
+                       int64_t first_step, const input_row *to) {
     const pg_window *w = &p->axis[W];
     int64_t C = p->channels;
     int64_t outer = p->kind == AVERAGE ? counted(p, D, od) * counted(p, H, oh) : 0;
@@ -387,7 +389,7 @@ static void spread_row(const pool_op *p, const pg_op_io *io, int64_t od, int64_t
 }
 
 static void gather_row(const pool_op *p, const pg_op_io *io, int64_t id, int64_t ih,
-                       const row *to) {
+                       const input_row *to) {
     int64_t od, d_last, oh, h_first, h_last;
     touching(&p->axis[H], ih, &h_first, &h_last);
     for (touching(&p->axis[D], id, &od, &d_last); od < d_last; od++) {
@@ -409,7 +411,7 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
         return PG_OK;
 #pragma omp parallel for schedule(static) if (op->flops > PARALLEL_FROM)
     for (int64_t i = 0; i < rows; i++) {
-        row to = {.src = io->src[0] + i * length, .d_src = io->d_src[0] + i * length};
+        input_row to = {.src = io->src[0] + i * length, .d_src = io->d_src[0] + i * length};
         memset(to.d_src, 0, (size_t)length * sizeof *to.d_src);
         gather_row(p, io, i / p->axis[H].in, i % p->axis[H].in, &to);
     }
