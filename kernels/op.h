@@ -71,6 +71,7 @@ typedef struct pg_op_def {
     const pg_op_input *inputs;
     int n_inputs;
     int n_outputs;
+    int n_read; /* outputs up to the last one that leads to the logits, <= n_outputs */
 } pg_op_def;
 
 /* Attribute look-up with the default of the ONNX specification. A wrong type or, for ints, a
