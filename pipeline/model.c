@@ -41,7 +41,7 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, diag);
+        err = pg_optimise(&model->graph, &model->load, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
