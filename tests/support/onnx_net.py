@@ -63,7 +63,8 @@ class Net:
     def head(self, x, features, classes=5):
         """Logits that every element of x has its own say in."""
         flat = self.reshape(x, 1, features)
-        return self.op("Gemm", flat, self.normal(features, classes, scale=features ** -.5))
+        weights = self.normal(features, classes, scale=features ** -.5)
+        return self.op("Gemm", flat, weights, self.normal(classes))
 
     def model(self, logits):
         out = helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, "classes"])
@@ -147,7 +148,7 @@ OPS = {
     "Sigmoid": lambda a, x: x.sigmoid(), "Softplus": lambda a, x: F.softplus(x, threshold=1e9),
     "HardSigmoid": lambda a, x: (a.get("alpha", .2) * x + a.get("beta", .5)).clamp(0, 1),
     "Clip": _clip, "Gelu": _gelu, "Conv": _conv, "AveragePool": _average_pool, "MaxPool": _max_pool,
-    "Gemm": lambda a, x, w: x @ w, "MatMul": lambda a, x, w: x @ w, "Pad": _pad,
+    "Gemm": lambda a, x, w, b: x @ w + b, "MatMul": lambda a, x, w: x @ w, "Pad": _pad,
     "GlobalAveragePool": lambda a, x: x.mean(dim=(2, 3), keepdim=True), "ReduceMean": _reduce_mean,
     "Reshape": lambda a, x, dims: x.reshape(_dims(dims, x)),
     "Flatten": lambda a, x: x.flatten(a.get("axis", 1)),
