@@ -41,7 +41,7 @@ class Net:
     def clip(self, x, lo, hi):
         """Bounds were attributes before opset 11."""
         if self.opset < 11:
-            return self.op("Clip", x, min=lo, max=hi)
+            return self.op("Clip", x, min=float(lo), max=float(hi))
         return self.op("Clip", x, np.float32(lo), np.float32(hi))
 
     def mean(self, x, axes, keepdims=1):
