@@ -70,6 +70,7 @@ typedef struct pg_op_def {
     const pg_op_input *inputs;
     int n_inputs;
     int n_outputs;
+    bool folding; /* made to fold constants (pipeline/fold.h), which may be empty */
 } pg_op_def;
 
 /* Attribute look-up with the default of the ONNX specification. A wrong type or, for ints, a
