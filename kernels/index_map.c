@@ -17,6 +17,7 @@
 enum {
     PARALLEL_FROM = 1 << 15, /* elements; below, starting a team costs more than it saves */
     BLOCK = 1 << 12,         /* elements a thread takes at once */
+    MANY = 4,                /* gradients of one element, on average, that float may add up */
     SHORT_ROW = 64,          /* below, a row costs more to find than to copy */
     TABLE_LIMIT = 1 << 26,   /* entries of one axis: 512 MB, and far above any real network */
     JOINED_ROW = 1 << 14,    /* the longest table that joining makes */
@@ -216,6 +217,9 @@ pg_err pg_index_prepare(pg_op *base, pg_diag *diag) {
     op->split_axis = -1;
     if (pg_shape_count(&base->dst[0].shape) == 0)
         return PG_OK; /* folded constants may be empty: nothing will be read */
+    int64_t elements = pg_shape_count(&base->src[0].shape);
+    op->sums = pg_shape_count(&base->dst[0].shape) / MANY > elements;
+    base->scratch_bytes = op->sums ? (size_t)elements * sizeof(double) : 0;
     place_axes(op);
     pg_err err = join_axes(op, diag);
     return err ? err : group_places(op, diag);
@@ -239,10 +243,22 @@ PG_CLONES static void add_row(int64_t n, const float *d_dst, float *d_src) {
         d_src[i] += d_dst[i];
 }
 
+PG_CLONES static void add_row_in_double(int64_t n, const float *d_dst, double *d_src) {
+    for (int64_t i = 0; i < n; i++)
+        d_src[i] += (double)d_dst[i];
+}
+
 static void add_picked_row(int64_t n, const int64_t *from, const float *d_dst, float *d_src) {
     for (int64_t i = 0; i < n; i++)
         if (from[i] >= 0)
             d_src[from[i]] += d_dst[i];
+}
+
+static void add_picked_row_in_double(int64_t n, const int64_t *from, const float *d_dst,
+                                     double *d_src) {
+    for (int64_t i = 0; i < n; i++)
+        if (from[i] >= 0)
+            d_src[from[i]] += (double)d_dst[i];
 }
 
 /* Counts through the outer axes: at[k] is the place on axis k. */
@@ -301,27 +317,37 @@ pg_err pg_index_forward(const pg_op *base, const pg_op_io *io) {
     return PG_OK;
 }
 
-static void add_one_row(const pg_index_op *op, const counter *c, const float *d_dst, float *d_x) {
+/* What backward adds to: d_src itself, or sums in double that become it. */
+typedef struct target {
+    float *d_x;
+    double *sums;
+} target;
+
+static void add_one_row(const pg_index_op *op, const counter *c, const float *d_dst, target to) {
     const pg_index_axis *last = &op->axes[op->n_axes - 1];
-    int64_t at = row_offset(op, c), row = 0;
+    int64_t at = row_offset(op, c), row = 0, n = last->n;
     if (at < 0)
         return;
     for (int k = 0; k < op->n_axes - 1; k++)
         row = row * op->axes[k].n + c->at[k];
-    const float *d_y = d_dst + row * last->n;
-    if (last->run)
-        add_row(last->n, d_y, d_x + at + last->from[0]);
+    const float *d_y = d_dst + row * n;
+    if (last->run && to.sums)
+        add_row_in_double(n, d_y, to.sums + at + last->from[0]);
+    else if (last->run)
+        add_row(n, d_y, to.d_x + at + last->from[0]);
+    else if (to.sums)
+        add_picked_row_in_double(n, last->from, d_y, to.sums + at);
     else
-        add_picked_row(last->n, last->from, d_y, d_x + at);
+        add_picked_row(n, last->from, d_y, to.d_x + at);
 }
 
 /* All rows at one place of the split axis. */
-static void add_rows(const pg_index_op *op, int64_t place_on_axis, const float *d_dst, float *d_x) {
+static void add_rows(const pg_index_op *op, int64_t place_on_axis, const float *d_dst, target to) {
     counter c = {{0}};
     int split = op->split_axis;
     for (int k = 0; k >= 0;) {
         c.at[split] = place_on_axis;
-        add_one_row(op, &c, d_dst, d_x);
+        add_one_row(op, &c, d_dst, to);
         for (k = op->n_axes - 2; k >= 0; k--) {
             if (k == split)
                 continue;
@@ -332,25 +358,32 @@ static void add_rows(const pg_index_op *op, int64_t place_on_axis, const float *
     }
 }
 
-pg_err pg_index_backward(const pg_op *base, const pg_op_io *io) {
-    const pg_index_op *op = (const pg_index_op *)base;
-    float *d_x = io->d_src[0];
-    if (!d_x)
-        return PG_OK;
-    int64_t count = pg_shape_count(&base->dst[0].shape);
-    memset(d_x, 0, (size_t)pg_shape_count(&base->src[0].shape) * sizeof *d_x);
+static void add_all(const pg_index_op *op, int64_t count, const float *d_dst, target to) {
     if (op->split_axis >= 0) {
 #pragma omp parallel for schedule(static) if (count >= PARALLEL_FROM)
         for (int64_t g = 0; g < op->n_groups; g++)
             for (int64_t i = op->start[g]; i < op->start[g + 1]; i++)
-                add_rows(op, op->order[i], io->d_dst[0], d_x);
-        return PG_OK;
+                add_rows(op, op->order[i], d_dst, to);
+        return;
     }
     counter c = {{0}};
-    for (int64_t row = 0; count > 0 && row < count / op->axes[op->n_axes - 1].n; row++) {
-        add_one_row(op, &c, io->d_dst[0], d_x);
-        count_on(op, &c);
-    }
+    for (int64_t row = 0; row < count / op->axes[op->n_axes - 1].n; row++, count_on(op, &c))
+        add_one_row(op, &c, d_dst, to);
+}
+
+pg_err pg_index_backward(const pg_op *base, const pg_op_io *io) {
+    const pg_index_op *op = (const pg_index_op *)base;
+    target to = {.d_x = io->d_src[0], .sums = op->sums ? io->scratch : NULL};
+    if (!to.d_x)
+        return PG_OK;
+    int64_t n = pg_shape_count(&base->src[0].shape);
+    if (to.sums)
+        memset(to.sums, 0, (size_t)n * sizeof *to.sums);
+    else
+        memset(to.d_x, 0, (size_t)n * sizeof *to.d_x);
+    add_all(op, pg_shape_count(&base->dst[0].shape), io->d_dst[0], to);
+    for (int64_t i = 0; i < n && to.sums; i++)
+        to.d_x[i] = (float)to.sums[i];
     return PG_OK;
 }
 

@@ -38,6 +38,7 @@ typedef struct pg_index_op {
     int n_axes;
     pg_index_axis axes[PG_MAX_RANK]; /* (prepare) outermost in memory first; at least one */
     float fill;                      /* the padding */
+    bool sums; /* (prepare) backward adds many values to one: in double, in scratch */
     /* (prepare) for backward: the outer axis whose places, sorted by what they read, split the
      * work among threads that never meet, -1: none. order[start[g]..start[g+1]) read alike. */
     int split_axis;

@@ -209,7 +209,8 @@ static pg_err read_request(const pg_op_def *def, request *r, pg_diag *diag) {
     return err ? err : read_roi(def, r, axes, n, diag);
 }
 
-/* True if the axis comes out as it is. */
+/* True if the axis comes out as it is: no way of finding positions is meant to shift what keeps its
+ * length (tf_half_pixel_for_nn would, by a half). */
 static bool unchanged(const request *r, int k) {
     const pg_resize_axis *axis = &r->axes[k];
     return !r->resized[k] ||
