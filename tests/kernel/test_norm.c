@@ -1,7 +1,7 @@
-/* Instance-, Group-, Layer-, MeanVariance- and LpNormalization against plain double loops: the value
- * by its definition, the gradient by differences of that definition in double (step 1e-5, error
- * about 1e-9), which knows nothing of the formula in the operator. Bounds: 2e-6 of the largest
- * value is some ulps of float output; gradients 1e-5, for a small deviation magnifies input
+/* Instance-, Group-, Layer-, MeanVariance- and LpNormalization against plain double loops: the
+ * value by its definition, the gradient by differences of that definition in double (step 1e-5,
+ * error about 1e-9), which knows nothing of the formula in the operator. Bounds: 2e-6 of the
+ * largest value is some ulps of float output; gradients 1e-5, for a small deviation magnifies input
  * rounding. */
 #include "tests/support/op_check.h"
 
@@ -36,8 +36,8 @@ static void define(const definition *d, const double *x, double *y) {
         else if (d->outside)
             y[i] = (x[i] - sum[g] / count[g]) / (sqrt(variance) + d->epsilon);
         else
-            y[i] = (x[i] - sum[g] / count[g]) / sqrt(variance + d->epsilon) * d->scale[i] +
-                   d->bias[i];
+            y[i] =
+                (x[i] - sum[g] / count[g]) / sqrt(variance + d->epsilon) * d->scale[i] + d->bias[i];
     }
 }
 
@@ -75,8 +75,8 @@ static void unravel(const pg_shape *shape, int64_t k, int64_t index[PG_MAX_RANK]
 /* ---- Instance, Group ---- */
 
 static const pg_shape CHANNEL_SHAPES[] = {
-    {4, {1, 6, 5, 7}}, {4, {1, 12, 1, 9}}, {4, {2, 6, 3, 3}},       {3, {1, 6, 17}},
-    {3, {3, 6, 2}},    {4, {1, 6, 8, 8}},  {5, {1, 6, 2, 3, 4}},    {4, {1, 36, 3, 3}},
+    {4, {1, 6, 5, 7}}, {4, {1, 12, 1, 9}}, {4, {2, 6, 3, 3}},    {3, {1, 6, 17}},
+    {3, {3, 6, 2}},    {4, {1, 6, 8, 8}},  {5, {1, 6, 2, 3, 4}}, {4, {1, 36, 3, 3}},
 };
 enum { N_SHAPES = sizeof CHANNEL_SHAPES / sizeof CHANNEL_SHAPES[0] };
 
