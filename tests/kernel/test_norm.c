@@ -15,6 +15,7 @@ typedef struct definition {
     double epsilon;
     bool outside; /* epsilon beside the deviation */
     int p;        /* LpNormalization: 1 or 2; else 0 */
+    double step;  /* of the differences; 0: 1e-5 */
 } definition;
 
 static void define(const definition *d, const double *x, double *y) {
@@ -43,7 +44,7 @@ static void define(const definition *d, const double *x, double *y) {
 
 static void compare(op_check *c, const definition *d) {
     static double x[MOST], y[MOST], d_x[MOST];
-    const double step = 1e-5;
+    const double step = d->step > 0 ? d->step : 1e-5;
     cr_assert(d->n <= MOST);
     for (int64_t i = 0; i < d->n; i++)
         x[i] = (double)c->x[0][i];
@@ -297,6 +298,20 @@ Test(norm, mean_variance) {
     }
     mean_variance_case(SHAPE(5, 7), 2, true, PG_PLAIN);
     mean_variance_case(SHAPE(11), 1, true, PG_PLAIN);
+}
+
+/* Deviations as small as epsilon, which then has a part in the gradient. */
+Test(norm, mean_variance_of_nearly_nothing) {
+    op_check c;
+    static definition d;
+    op_check_init(&c, "MeanVarianceNormalization", 13);
+    op_check_input(&c, SHAPE(1, 1, 5, 7));
+    op_check_open(&c, PG_PLAIN);
+    for (int i = 0; i < 35; i++)
+        c.x[0][i] *= 2e-9f;
+    d = (definition){.n = 35, .epsilon = 1e-9, .outside = true, .step = 1e-13};
+    compare(&c, &d);
+    op_check_close(&c);
 }
 
 /* ---- Lp ---- */
