@@ -37,6 +37,7 @@ typedef enum pg_attr_type {
     PG_ATTR_INTS,
     PG_ATTR_FLOATS,
     PG_ATTR_TENSOR,
+    PG_ATTR_REF,   /* in the body of a function: the caller's attribute named s; gone after import */
     PG_ATTR_OTHER, /* graphs, strings, sparse tensors: no operator here takes one */
 } pg_attr_type;
 
@@ -70,6 +71,7 @@ typedef struct pg_op_def {
     const pg_op_input *inputs;
     int n_inputs;
     int n_outputs;
+    int n_read; /* outputs up to the last one that leads to the logits, <= n_outputs */
 } pg_op_def;
 
 /* Attribute look-up with the default of the ONNX specification. A wrong type or, for ints, a

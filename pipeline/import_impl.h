@@ -20,8 +20,10 @@ typedef struct pg_importer {
     pg_import *job;
     pg_names names;
     pg_onnx_model model;
-    pg_onnx_node *nodes;  /* [model.n_nodes], in the load pool */
-    bool *live;           /* leads to the output */
+    pg_onnx_node *nodes;  /* [n_nodes], in the load pool */
+    int n_nodes;
+    bool *live;           /* [n_nodes] leads to the output */
+    bool *wanted;         /* [names.count] likewise for names */
     int squash;           /* the node at the end to leave out (softmax, sigmoid), -1: none */
     pg_binding *bindings; /* [names.count] */
     pg_folder folder;
@@ -44,16 +46,19 @@ const char *pg_import_keep(pg_importer *im, const char *text);
 /* Appends to a list in a message; what does not fit ends in an ellipsis. */
 void pg_import_list(char *list, size_t size, const char *text);
 
+/* import_expand.c: writes out nodes that stand for several. After reading, before anything else. */
+pg_err pg_import_expand(pg_importer *im, pg_diag *diag);
+
 /* import_input.c: which input is the picture, and what the others hold. Binds them all. After
  * names and initialisers are bound. */
 pg_err pg_import_inputs(pg_importer *im, pg_diag *diag);
 
-/* import_output.c. Choose: before the bindings exist. Find live: which nodes lead to the chosen
- * output and which softmax or sigmoid ends them; `wanted` is scratch [names.count]. Check squash:
+/* import_output.c. Choose: before the bindings exist. Find live: which nodes and names lead to
+ * the chosen output and which softmax or sigmoid ends them; fills `live` and `wanted`. Check squash:
  * whether that node's shape really makes it one over the classes, when its turn comes. Bind: after
  * the last node. */
 pg_err pg_import_choose_output(pg_importer *im, pg_diag *diag);
-void pg_import_find_live(pg_importer *im, bool *wanted);
+void pg_import_find_live(pg_importer *im);
 void pg_import_check_squash(pg_importer *im, const pg_op_def *def);
 pg_err pg_import_bind_output(pg_importer *im, pg_diag *diag);
 

@@ -42,17 +42,21 @@ void pg_import_list(char *list, size_t size, const char *text) {
 
 static pg_err read_nodes(pg_importer *im, pg_diag *diag) {
     int count = im->model.n_nodes;
+    im->n_nodes = count;
     im->nodes = pg_pool_array(im->job->load, (size_t)count, sizeof *im->nodes);
-    im->live = pg_pool_array(im->job->load, (size_t)count, sizeof *im->live);
-    if (im->nodes == NULL || im->live == NULL)
+    if (im->nodes == NULL)
         return pg_import_no_memory(diag);
     for (int i = 0; i < count; i++) {
         pg_err err = pg_onnx_read_node(im->model.nodes[i], im->job->load, &im->names,
-                                       &im->nodes[i], diag);
+                                       im->job->external, &im->nodes[i], diag);
         if (err != PG_OK)
             return err;
     }
-    return PG_OK;
+    pg_err err = pg_import_expand(im, diag);
+    if (err != PG_OK)
+        return err;
+    im->live = pg_pool_array(im->job->load, (size_t)im->n_nodes, sizeof *im->live);
+    return im->live != NULL ? PG_OK : pg_import_no_memory(diag);
 }
 
 static pg_err read_constants(pg_importer *im, int *ids, const pg_const **values, pg_diag *diag) {
@@ -61,7 +65,8 @@ static pg_err read_constants(pg_importer *im, int *ids, const pg_const **values,
         pg_const *value = pg_pool_take(im->job->load, sizeof *value);
         if (value == NULL)
             return pg_import_no_memory(diag);
-        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, &name, value, diag);
+        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, im->job->external,
+                                         &name, value, diag);
         if (err != PG_OK)
             return err;
         if (name.size == 0)
@@ -178,13 +183,17 @@ static pg_err define(pg_importer *im, const pg_onnx_node *node, pg_op_def **out,
         pg_pool_array(im->job->load, (size_t)node->n_inputs, sizeof *inputs);
     if (def == NULL || inputs == NULL)
         return pg_import_no_memory(diag);
-    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)im->model.opset,
+    int64_t opset = node->opset > 0 ? node->opset : im->model.opset;
+    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)opset,
                        .attrs = node->attrs, .n_attrs = node->n_attrs, .inputs = inputs,
                        .n_inputs = node->n_inputs, .n_outputs = node->n_outputs};
     while (def->n_inputs > 0 && node->inputs[def->n_inputs - 1] < 0)
         def->n_inputs--; /* absent at the end is the same as not there */
     while (def->n_outputs > 0 && node->outputs[def->n_outputs - 1] < 0)
         def->n_outputs--;
+    for (int k = 0; k < def->n_outputs; k++)
+        if (node->outputs[k] >= 0 && im->wanted[node->outputs[k]])
+            def->n_read = k + 1;
     for (int k = 0; k < def->n_inputs; k++) {
         if (node->inputs[k] < 0)
             continue;
@@ -388,11 +397,11 @@ static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
 }
 
 static pg_err import_nodes(pg_importer *im, pg_diag *diag) {
-    bool *wanted = pg_pool_array(im->job->load, im->names.count, sizeof *wanted);
-    if (wanted == NULL)
+    im->wanted = pg_pool_array(im->job->load, im->names.count, sizeof *im->wanted);
+    if (im->wanted == NULL)
         return pg_import_no_memory(diag);
-    pg_import_find_live(im, wanted);
-    for (int i = 0; i < im->model.n_nodes; i++) {
+    pg_import_find_live(im);
+    for (int i = 0; i < im->n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)
             return err;
