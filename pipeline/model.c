@@ -10,6 +10,7 @@
 #include "pipeline/model_private.h"
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
+#include "pipeline/shuffle.h"
 #include "pipeline/sha256.h"
 
 static void drop_load(pg_model *model) {
@@ -42,6 +43,8 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
         err = pg_optimise(&model->graph, diag);
+    if (err == PG_OK)
+        err = pg_fuse_shuffles(&model->graph, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
