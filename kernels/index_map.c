@@ -19,7 +19,7 @@ enum {
     BLOCK = 1 << 12,         /* elements a thread takes at once */
     MANY = 4,                /* gradients of one element, on average, that float may add up */
     SHORT_ROW = 64,          /* below, a row costs more to find than to copy */
-    TABLE_LIMIT = 1 << 26,   /* entries of one axis: 512 MB, and far above any real network */
+    TABLE_LIMIT = 1 << 24,   /* entries of one axis: 128 MB, and far above any real network */
     JOINED_ROW = 1 << 14,    /* the longest table that joining makes */
 };
 

@@ -14,7 +14,9 @@
 extern const pg_op_class pg_resize_class;
 static const pg_op_class nearest_class, filter_class;
 
-enum { SIDE_LIMIT = 1 << 26 }; /* elements of an axis: its tables have to fit into memory */
+enum {
+    SIDE_LIMIT = 1 << 20
+}; /* elements of an axis: far above any picture, and tables stay small */
 
 /* What the node asks for. */
 typedef struct request {
@@ -73,6 +75,8 @@ static pg_err read_attributes(const pg_op_def *def, request *r, pg_diag *diag) {
         err = pg_def_float(def, "extrapolation_value", 0, &r->extrapolation, diag);
     if (!err && !isfinite(a))
         err = pg_node_refuse(def, diag, "cubic_coeff_a is not a number");
+    if (err)
+        return err;
     r->mode = modes[mode];
     r->rounding = (pg_resize_rounding)rounding;
     r->filter = (pg_resize_filter){.cubic = mode == 2,
@@ -82,7 +86,7 @@ static pg_err read_attributes(const pg_op_def *def, request *r, pg_diag *diag) {
     for (int k = 0; k < PG_MAX_RANK; k++)
         r->axes[k] =
             (pg_resize_axis){.scale = 1, .coordinates = (pg_resize_coordinates)way, .roi_end = 1};
-    return err;
+    return PG_OK;
 }
 
 /* The axes that lists of scales, sizes and regions speak of: all, or those named (opset 18). */
