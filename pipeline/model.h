@@ -20,14 +20,15 @@ struct pg_op;
 
 typedef struct pg_model_options {
     const char *path;
-    const void *bytes;        /* the model itself, borrowed until prepare, and `path` is only its name
-                                 (then external data is refused); NULL: read `path` */
+    const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
+                                 then, and external data is refused. NULL: read `path` */
     size_t n_bytes;
     const char *output;       /* name of the output that holds the logits; NULL or "": the first */
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
+    uint64_t max_load_bytes;  /* memory for loading, beside 32 times the file's bytes; 0: 1 GiB */
     uint64_t max_session_bytes; /* one worker's arena; 0: 8 GiB */
 } pg_model_options;
 

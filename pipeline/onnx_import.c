@@ -538,6 +538,8 @@ static pg_err import_nodes(importer *im, pg_diag *diag) {
     if (wanted == NULL)
         return out_of_memory(diag);
     find_live(im, wanted);
+    im->folder.extra =
+        PG_FOLD_PER_BYTE * (int64_t)(im->job->file.size + im->job->external->bytes);
     for (int i = 0; i < im->model.n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)

@@ -48,7 +48,8 @@ static pg_err damaged(pg_diag *diag, const char *what) {
 
 static pg_err bad_name(pg_diag *diag, const char *whose) {
     return pg_fail(diag, PG_EMODEL,
-                   "a name of %s is empty, longer than %d bytes, not UTF-8 or has control characters",
+                   "a name of %s is empty, longer than %d bytes, not UTF-8 or has control "
+                   "characters",
                    whose, PG_ONNX_MAX_NAME);
 }
 

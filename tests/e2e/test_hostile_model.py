@@ -99,6 +99,21 @@ def nested(depth):
     return whole.SerializeToString() + field(7, graph)
 
 
+def again(kind, size):
+    """A constant of `size` elements, reduced 5000 times: 400 KB that would compute for minutes."""
+    nodes, value = [conv(), node("ConstantOfShape", ["s"], "k")], "c"
+    for i in range(5000):
+        nodes += [node(kind, ["k"], f"r{i}", keepdims=0), node("Add", [value, f"r{i}"], f"a{i}")]
+        value = f"a{i}"
+    return build([*nodes, *tail(value)], {"s": size})
+
+
+def shared(count):
+    """Convolutions that share 1 MB of weights, of which each would keep two packed copies."""
+    nodes = [conv(), *[node("Conv", [f"v{i - 1}" if i else "c", "shared"], f"v{i}") for i in range(count)]]
+    return build([*nodes, *tail(f"v{count - 1}")], {"w": array(512, 3, 1, 1), "shared": array(512, 512, 1, 1)})
+
+
 def with_functions():
     model = build()
     model.functions.append(helper.make_function("own", "F", ["a"], ["b"], [node("Relu", ["a"], "b")], []))
@@ -185,6 +200,9 @@ REFUSALS = {
     "bomb": (lambda: build([node("ConstantOfShape", ["s"], "k"), node("Mul", ["x", "k"], "m"),
                             node("Flatten", ["m"], "y")], {"s": np.array([1 << 14, 1 << 14, 8])}), "too large"),
     "large_value": (lambda: then("Expand", "s", constants={"s": np.array([1, 4, 1 << 14, 1 << 20])}), "n_d"),
+    "sums_a_constant_again_and_again": (lambda: again("ReduceSum", np.array([10 << 20])),
+                                        "too much is computed from constants"),
+    "shares_an_initialiser": (lambda: shared(1000), "memory out of proportion to the file's size"),
     "nested_4000_deep": (lambda: nested(4000), r"If \(node 'deep'\)"),
     "opset_6": (lambda: build(opset=6), "operator set 6; versions 7 to 21"),
     "opset_22": (lambda: build(opset=22), "operator set 22;"),

@@ -1,5 +1,5 @@
-/* The cases fuzzing has found, once each, in every build and without libFuzzer: replay FILE... Fails by
- * an assertion, a sanitizer, or when a case takes longer than two seconds. */
+/* The cases fuzzing has found, once each, in every build and without libFuzzer: replay FILE...
+ * Fails by an assertion, a sanitizer, or when a case takes longer than two seconds. */
 #include <stdio.h>
 #include <time.h>
 

@@ -29,8 +29,8 @@ static void put_bytes(bytes *b, unsigned field, const void *data, size_t size) {
 
 enum { RAW, PACKED, SINGLE };
 
-/* Two elements of each type. `entries` are the bits of raw_data's entries, of `size` bytes each; in a
- * list, signed types are sign-extended. `wire` is the list's wire type. */
+/* Two elements of each type. `entries` are the bits of raw_data's entries, of `size` bytes each; in
+ * a list, signed types are sign-extended. `wire` is the list's wire type. */
 static const struct row {
     const char *name;
     int type;
@@ -165,14 +165,5 @@ Test(onnx_tensor, nan_is_refused_infinity_is_not) {
             cr_assert_eq(read_tensor(&b, &pool, &c, &diag), PG_OK);
             cr_assert(c.f[1] < -1e38f);
         }
-    pg_pool_clear(&pool);
-}
-
-/* What reading takes is bounded by the pool's limit, and the refusal is told from real want. */
-Test(onnx_tensor, pool_limit) {
-    pg_pool pool = {.limit = 128 << 10};
-    cr_assert_not_null(pg_pool_take(&pool, 100));
-    cr_assert_null(pg_pool_take(&pool, 1 << 20));
-    cr_assert(pool.exceeded);
     pg_pool_clear(&pool);
 }
