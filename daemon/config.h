@@ -65,6 +65,7 @@ typedef struct pg_limits_config {
     uint64_t pixels;      /* width x height of a frame (explain.max_pixels is the same figure) */
     uint64_t meta_bytes;  /* header `meta` */
     uint64_t model_bytes; /* the model file (explain.max_file_bytes is the same figure) */
+    uint64_t session_bytes; /* one worker's arena (explain.max_session_bytes likewise) */
 } pg_limits_config;
 
 typedef struct pg_http_config {

@@ -60,6 +60,7 @@ pg_err pg_config_check(pg_config_impl *impl, pg_diag *diag) {
     pg_config *c = &impl->config;
     c->explain.max_pixels = c->limits.pixels;
     c->explain.max_file_bytes = c->limits.model_bytes;
+    c->explain.max_session_bytes = c->limits.session_bytes;
     if (c->explain.threads == 0 && c->workers > 1) {
         int share = processors() / c->workers;
         c->explain.threads = share < 1 ? 1 : share;

@@ -22,6 +22,21 @@ static int must_fail(void) {
     return left != 0;
 }
 
+static _Thread_local struct {
+    bool on, exceeded;
+    size_t left;
+} budget;
+
+static bool spend(size_t size) {
+    if (!budget.on)
+        return true;
+    budget.exceeded = budget.exceeded || size > budget.left;
+    if (size > budget.left)
+        return false;
+    budget.left -= size;
+    return true;
+}
+
 static void count_up(size_t size) {
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
@@ -34,7 +49,7 @@ static void count_up(size_t size) {
 static size_t *header_of(void *block) { return (size_t *)(void *)((char *)block - PG_MEM_ALIGN); }
 
 void *pg_malloc(size_t size) {
-    if (size > SIZE_MAX - 2 * PG_MEM_ALIGN || must_fail())
+    if (size > SIZE_MAX - 2 * PG_MEM_ALIGN || must_fail() || !spend(size))
         return NULL;
     size_t total = (size + 2 * PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
     char *base = aligned_alloc(PG_MEM_ALIGN, total);
@@ -85,6 +100,8 @@ void pg_free(void *block) {
     uint64_t before = atomic_fetch_sub_explicit(&live_bytes, *header, memory_order_relaxed);
     pg_assert(before >= *header);
     atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+    if (budget.on)
+        budget.left += *header;
     free(header);
 }
 
@@ -96,6 +113,22 @@ pg_mem_stats pg_mem_get_stats(void) {
 }
 
 void pg_mem_reset_peak(void) { atomic_store(&peak_bytes, atomic_load(&live_bytes)); }
+
+void pg_mem_budget_begin(size_t bytes) {
+    pg_assert(!budget.on);
+    budget.on = true;
+    budget.exceeded = false;
+    budget.left = bytes;
+}
+
+void pg_mem_budget_more(size_t bytes) { budget.left += bytes; }
+
+size_t pg_mem_budget_end(bool *exceeded) {
+    pg_assert(budget.on);
+    budget.on = false;
+    *exceeded = budget.exceeded;
+    return budget.left;
+}
 
 void pg_mem_fail(int64_t after, int64_t count) {
     atomic_store(&fail_count, 0);

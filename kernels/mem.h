@@ -6,6 +6,7 @@
 #ifndef PG_KERNELS_MEM_H
 #define PG_KERNELS_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,14 @@ pg_mem_stats pg_mem_get_stats(void);
 
 /* Test hook: from now on peak_bytes is the peak since this call. */
 void pg_mem_reset_peak(void);
+
+/* A budget for what the calling thread takes and does not give back: beyond it, its allocations
+ * return NULL like any that fail. This is how reading a hostile file is bounded, whatever the file
+ * makes us build. `more` raises a running budget; `end` ends it, returns what is left and tells
+ * whether anything was refused. One at a time. */
+void pg_mem_budget_begin(size_t bytes);
+void pg_mem_budget_more(size_t bytes);
+size_t pg_mem_budget_end(bool *exceeded);
 
 /* Test hook: lets the next `after` allocations succeed, then makes `count` of them return NULL
  * (count < 0: all of them). pg_mem_fail(0, 0) switches it off. */

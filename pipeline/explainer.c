@@ -20,7 +20,8 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .height = options->input.height,
                                   .width = options->input.width,
                                   .threads = options->threads,
-                                  .max_file_bytes = options->max_file_bytes};
+                                  .max_file_bytes = options->max_file_bytes,
+                                  .max_session_bytes = options->max_session_bytes};
     *out = NULL;
     if (!options->model_path || options->model_path[0] == '\0')
         return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");

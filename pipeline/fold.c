@@ -8,10 +8,19 @@
 
 #include "pipeline/fold_impl.h"
 
+/* Counts elements read or produced; false when that is more than a file of this size has to do, as
+ * one that sums a large constant again and again. */
+static bool spend(pg_folder *folder, int64_t count) {
+    if (folder->elements > PG_FOLD_MAX_TOTAL + folder->extra - count)
+        return false;
+    folder->elements += count;
+    return true;
+}
+
 pg_err pg_fold_result(pg_folder *folder, pg_dtype dtype, const pg_shape *shape, pg_const *out,
                       void **data, pg_diag *diag) {
     int64_t count = pg_shape_count(shape);
-    if (count < 0 || count > PG_FOLD_MAX_VALUE || folder->elements > PG_FOLD_MAX_TOTAL - count) {
+    if (count < 0 || count > PG_FOLD_MAX_VALUE || !spend(folder, count)) {
         char text[PG_SHAPE_TEXT];
         return pg_fail(diag, PG_EMODEL, "a constant of shape %s would be too large",
                        pg_shape_text(shape, text));
@@ -19,7 +28,6 @@ pg_err pg_fold_result(pg_folder *folder, pg_dtype dtype, const pg_shape *shape, 
     *data = pg_pool_array(folder->pool, (size_t)count, dtype == PG_F32 ? 4 : 8);
     if (*data == NULL)
         return pg_fail(diag, PG_ENOMEM, "no memory for a constant");
-    folder->elements += count;
     *out = (pg_const){.dtype = dtype, .shape = *shape, .data = *data};
     return PG_OK;
 }
@@ -166,6 +174,9 @@ pg_err pg_fold(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *
     const struct row *row = find(def->type);
     if (row == NULL && !pg_op_known(def->type))
         return pg_fail(diag, PG_EMODEL, "%s of constants is not supported", def->type);
+    for (int i = 0; i < def->n_inputs; i++)
+        if (pg_fold_input(def, i) != NULL && !spend(folder, pg_shape_count(&def->inputs[i].shape)))
+            return pg_fail(diag, PG_EMODEL, "too much is computed from constants");
     if (row == NULL)
         return pg_fold_run(folder, def, out, diag);
     if (def->n_outputs > 1)

@@ -14,11 +14,13 @@
 
 typedef struct pg_folder {
     pg_pool *pool;    /* results live here */
-    int64_t elements; /* produced so far, bounded by PG_FOLD_MAX_TOTAL */
+    int64_t elements; /* read and produced so far: the work done */
+    int64_t extra;    /* how many more than PG_FOLD_MAX_TOTAL that may be: in proportion to the file */
 } pg_folder;
 
 #define PG_FOLD_MAX_VALUE ((int64_t)1 << 25)
-#define PG_FOLD_MAX_TOTAL ((int64_t)1 << 27)
+#define PG_FOLD_MAX_TOTAL ((int64_t)1 << 25)
+#define PG_FOLD_PER_BYTE 16 /* 4-bit weights, widened, scaled, and moved about some times */
 
 /* True if a node of this type can be evaluated when all its inputs are constant. */
 bool pg_fold_known(const char *type);

@@ -31,7 +31,8 @@ static pg_err read_file(pg_model *model, const pg_model_options *options, pg_spa
             return err == PG_EINPUT ? PG_EMODEL : err;
         file->data = model->file;
     }
-    model->load.limit = PG_ONNX_LOAD_BASE + PG_ONNX_LOAD_FACTOR * file->size;
+    uint64_t base = options->max_load_bytes != 0 ? options->max_load_bytes : (uint64_t)1 << 30;
+    model->budget = (size_t)base + PG_ONNX_LOAD_FACTOR * file->size;
     pg_onnx_external_open(&model->external, options->bytes == NULL ? options->path : NULL, *file,
                           limit > file->size ? limit - file->size : 0, &model->load);
     model->info.path = pg_pool_text(&model->pool, options->path, strlen(options->path));
@@ -45,9 +46,6 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
         err = pg_optimise(&model->graph, &model->load, diag);
-    if (err != PG_OK && model->load.exceeded)
-        err = pg_fail(diag, PG_EMODEL, "its constants want more than %zu MiB, out of proportion to "
-                                       "the file's size", model->load.limit >> 20);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
@@ -103,6 +101,26 @@ static void sum_up(pg_model *model) {
     }
 }
 
+/* A step of loading has ended; beyond the budget it failed because of the file. */
+static pg_err end_budget(pg_model *model, pg_err err, pg_diag *diag) {
+    bool exceeded;
+    model->budget = pg_mem_budget_end(&exceeded);
+    return err != PG_OK && exceeded
+               ? pg_fail(diag, PG_EMODEL,
+                         "%s: loading it would take memory out of proportion to the file's size",
+                         model->info.path)
+               : err;
+}
+
+static pg_err load(pg_model *model, const pg_model_options *options, pg_span file,
+                   pg_diag *diag) {
+    pg_mem_budget_begin(model->budget);
+    pg_err err = import(model, options, file, diag);
+    if (err == PG_OK)
+        err = index_convs(model, diag);
+    return end_budget(model, err, diag);
+}
+
 pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *diag) {
     *out = NULL;
     pg_model *model = pg_calloc(1, sizeof *model);
@@ -115,9 +133,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)
-        err = import(model, options, file, diag);
-    if (err == PG_OK)
-        err = index_convs(model, diag);
+        err = load(model, options, file, diag);
     if (err != PG_OK) {
         pg_model_destroy(&model);
         return err;
@@ -155,9 +171,7 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     return PG_OK;
 }
 
-pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
-    pg_assert(!model->prepared);
-    model->backward = backward;
+static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
                                  &model->info.output.layout, diag);
     if (err == PG_OK)
@@ -166,12 +180,20 @@ pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag
         err = prepare_ops(model, gap, diag);
     drop_load(model);
     if (err == PG_OK)
-        err = pg_plan_memory(&model->graph, backward, &model->plan, diag);
+        err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err == PG_OK && model->plan.arena_bytes > model->max_session_bytes)
         err = pg_fail(diag, PG_EMODEL,
                       "%s: a session would take %zu MiB, more than the limit of %" PRIu64 " MiB",
                       model->info.path, model->plan.arena_bytes >> 20,
                       model->max_session_bytes >> 20);
+    return err;
+}
+
+pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
+    pg_assert(!model->prepared);
+    model->backward = backward;
+    pg_mem_budget_begin(model->budget);
+    pg_err err = end_budget(model, prepare(model, gap, diag), diag);
     if (err != PG_OK)
         return err;
     sum_up(model);

@@ -29,8 +29,8 @@ typedef struct pg_model_value {
 
 typedef struct pg_model_options {
     const char *path;
-    const void *bytes;        /* the model itself, borrowed until prepare, and `path` is only its name
-                                 (then external data is refused); NULL: read `path` */
+    const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
+                                 then, and external data is refused. NULL: read `path` */
     size_t n_bytes;
     const char *output;       /* name of the value that is explained; NULL or "": the first output */
     int class_axis;           /* of that output; negative: 1, or the last of three axes */
@@ -41,6 +41,7 @@ typedef struct pg_model_options {
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
+    uint64_t max_load_bytes;  /* memory for loading, beside 32 times the file's bytes; 0: 1 GiB */
     uint64_t max_session_bytes; /* one worker's arena; 0: 8 GiB */
     pg_refusals *refusals;    /* NULL, or filled with every node that is not supported */
 } pg_model_options;

@@ -14,6 +14,7 @@ struct pg_model {
     uint8_t *file;      /* until prepare: constants point into it */
     pg_onnx_external external;     /* the same for files beside it */
     uint64_t max_session_bytes;
+    size_t budget;      /* what loading may still take (pg_mem_budget_begin) */
     pg_graph graph;
     pg_plan plan;
     int *conv_node;     /* [n_convs] node that runs it, -1: none */

@@ -23,9 +23,8 @@ static int open_folder(const char *path) {
 
 void pg_onnx_external_open(pg_onnx_external *external, const char *path, pg_span model,
                            uint64_t limit, pg_pool *load) {
-    *external = (pg_onnx_external){.folder = path != NULL ? open_folder(path) : -1,
-                                   .limit = limit,
-                                   .load = load};
+    *external = (pg_onnx_external){
+        .open = true, .folder = path != NULL ? open_folder(path) : -1, .limit = limit};
     pg_names_init(&external->names, load);
     pg_sha256_init(&external->sha);
     pg_sha256_update(&external->sha, model.data, model.size);
@@ -36,7 +35,7 @@ void pg_onnx_external_digest(pg_onnx_external *external, uint8_t digest[PG_SHA25
 }
 
 void pg_onnx_external_close(pg_onnx_external *external) {
-    if (external->load == NULL)
+    if (!external->open)
         return;
     for (size_t i = 0; i < external->names.count; i++)
         pg_free((void *)external->files[i].data);
@@ -92,6 +91,8 @@ static pg_err read_open(pg_onnx_external *x, int fd, const char *path, pg_span *
         return pg_fail(diag, PG_EFAIL, "%s: %s", path, strerror(errno));
     if (S_ISREG(info.st_mode) && info.st_nlink != 1)
         return pg_fail(diag, PG_EMODEL, "%s: has a second name (a hard link)", path);
+    if ((uint64_t)info.st_size <= x->limit)
+        pg_mem_budget_more((PG_ONNX_LOAD_FACTOR + 1) * (size_t)info.st_size);
     uint8_t *data;
     size_t size;
     pg_err err = pg_file_read_open(fd, path, x->limit, &data, &size, diag);
@@ -99,7 +100,6 @@ static pg_err read_open(pg_onnx_external *x, int fd, const char *path, pg_span *
         return err == PG_ECONFIG || err == PG_EINPUT ? PG_EMODEL : err;
     x->limit -= size;
     x->bytes += size;
-    x->load->limit += PG_ONNX_LOAD_FACTOR * size;
     uint8_t sizes[8];
     for (int i = 0; i < 8; i++)
         sizes[i] = (uint8_t)((uint64_t)size >> (8 * i));
@@ -178,12 +178,14 @@ pg_err pg_onnx_external_read(pg_onnx_external *x, const pg_onnx_location *locati
     uint64_t offset, length;
     pg_span file;
     if (!path_ok(location->path))
-        return pg_fail(diag, PG_EMODEL, "its data is said to lie in a file that is not a plain path "
-                                        "below the model's folder");
+        return pg_fail(diag, PG_EMODEL,
+                       "its data is said to lie in a file that is not a plain path "
+                       "below the model's folder");
     if (!number_of(location->offset, &offset) || !number_of(location->length, &length))
         return pg_fail(diag, PG_EMODEL, "the place of its external data is not a number");
     if (x->folder < 0)
-        return pg_fail(diag, PG_EMODEL, "its data lies in another file, but the model has no folder");
+        return pg_fail(diag, PG_EMODEL,
+                       "its data lies in another file, but the model has no folder");
     pg_err err = find_file(x, location->path, &file, diag);
     if (err != PG_OK)
         return err;

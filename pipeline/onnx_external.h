@@ -7,8 +7,8 @@
  * CVE-2022-25882, CVE-2024-27318, CVE-2026-27489.) Each file is read once, whole, into memory: what
  * has been hashed is what is used, and a file cut short later cannot hurt.
  *
- * The model's digest covers them: SHA-256 of the model file's bytes, then for each external file, in
- * the order of first use, its size as eight bytes (little-endian) and its bytes. Without the sizes,
+ * The model's digest covers them: SHA-256 of the model file's bytes, then for each external file,
+ * in order of first use, its size as eight bytes (little-endian) and its bytes. Without the sizes,
  * bytes could move from one file to the next unnoticed. Without external files it is the plain
  * SHA-256 of the model file.
  */
@@ -21,10 +21,10 @@
 #include "pipeline/sha256.h"
 
 typedef struct pg_onnx_external {
+    bool open;
     int folder;      /* descriptor of the model's folder, -1: none */
     uint64_t limit;  /* bytes of all files that may still be read */
     uint64_t bytes;  /* of all files that were */
-    pg_pool *load;   /* borrowed: its limit rises with each file */
     pg_sha256 sha;   /* the model's digest so far */
     pg_names names;  /* locations */
     pg_span *files;  /* [names.count], owned */
@@ -32,8 +32,8 @@ typedef struct pg_onnx_external {
 } pg_onnx_external;
 
 /* `path` names the model file (NULL: it has no folder, and every location is refused), `model` is
- * its bytes, `limit` what all external files together may hold. Always succeeds; a folder that
- * cannot be opened shows when a location is read. */
+ * its bytes, `limit` what all external files together may hold; names go to `load`. Always
+ * succeeds; a folder that cannot be opened shows when a location is read. */
 void pg_onnx_external_open(pg_onnx_external *external, const char *path, pg_span model,
                            uint64_t limit, pg_pool *load);
 
@@ -42,7 +42,8 @@ typedef struct pg_onnx_location {
     pg_span path, offset, length; /* the latter two decimal, or empty: 0, up to the file's end */
 } pg_onnx_location;
 
-/* The bytes meant; valid until close. PG_EMODEL with a sentence that names the location but not the
+/* The bytes meant; valid until close. Raises the running memory budget by PG_ONNX_LOAD_FACTOR times
+ * the size of a file it reads, and by the file. PG_EMODEL with a sentence that names the location but not the
  * tensor. */
 pg_err pg_onnx_external_read(pg_onnx_external *external, const pg_onnx_location *location,
                              pg_span *out, pg_diag *diag);

@@ -405,6 +405,8 @@ static pg_err import_nodes(pg_importer *im, pg_diag *diag) {
     if (im->wanted == NULL)
         return pg_import_no_memory(diag);
     pg_import_find_live(im);
+    im->folder.extra =
+        PG_FOLD_PER_BYTE * (int64_t)(im->job->file.size + im->job->external->bytes);
     for (int i = 0; i < im->n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)

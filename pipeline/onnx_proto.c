@@ -48,7 +48,8 @@ static pg_err damaged(pg_diag *diag, const char *what) {
 
 static pg_err bad_name(pg_diag *diag, const char *whose) {
     return pg_fail(diag, PG_EMODEL,
-                   "a name of %s is empty, longer than %d bytes, not UTF-8 or has control characters",
+                   "a name of %s is empty, longer than %d bytes, not UTF-8 or has control "
+                   "characters",
                    whose, PG_ONNX_MAX_NAME);
 }
 
@@ -173,6 +174,9 @@ static pg_err list_functions(pg_span file, pg_pool *pool, pg_onnx_model *m, pg_d
 pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_diag *diag) {
     outline o = {0};
     *out = (pg_onnx_model){0};
+    if (file.size >= 4 && memcmp(file.data, "PK\3\4", 4) == 0) /* torch.save writes these */
+        return pg_fail(diag, PG_EMODEL, "is a zip archive: a PyTorch checkpoint has to be exported "
+                                        "as ONNX first");
     pg_err err = read_outline(file, &o, out, diag);
     if (err != PG_OK)
         return err;
@@ -419,6 +423,7 @@ pg_err pg_onnx_read_attr(pg_span message, pg_pool *pool, pg_onnx_external *exter
 
 typedef struct node_fields {
     pg_span name, type, domain;
+    pg_span output; /* the first: names a node that has no name */
 } node_fields;
 
 static pg_err scan_node(pg_span message, node_fields *n, pg_onnx_node *out, pg_diag *diag) {
@@ -435,6 +440,7 @@ static pg_err scan_node(pg_span message, node_fields *n, pg_onnx_node *out, pg_d
             break;
         case 2:
             out->n_outputs++;
+            n->output = n->output.size == 0 ? f.bytes : n->output;
             names_ok = names_ok && pg_onnx_name_ok(f.bytes);
             break;
         case 3:
@@ -501,7 +507,8 @@ pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
     out->attrs = pg_pool_array(pool, (size_t)out->n_attrs, sizeof *out->attrs);
     /* a foreign operator keeps its domain in its type, so that no table knows it */
     char *type = pg_pool_take(pool, n.domain.size + n.type.size + 3);
-    out->name = pg_pool_text(pool, (const char *)n.name.data, n.name.size);
+    pg_span name = n.name.size > 0 ? n.name : n.output;
+    out->name = pg_pool_text(pool, (const char *)name.data, name.size);
     if (out->inputs == NULL || out->outputs == NULL || out->attrs == NULL || type == NULL ||
         out->name == NULL)
         return pg_fail(diag, PG_ENOMEM, "no memory for the nodes");
@@ -512,8 +519,5 @@ pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
         memcpy(type, n.type.data, n.type.size);
     out->type = type;
     err = fill_node(message, pool, names, external, out, diag);
-    for (int i = 0; out->name[0] == '\0' && i < out->n_outputs; i++)
-        if (out->outputs[i] >= 0)
-            out->name = pg_names_text(names, out->outputs[i]);
     return err == PG_EMODEL ? pg_fail_in(diag, err, "node '%s'", out->name) : err;
 }

@@ -19,9 +19,10 @@ enum {
     PG_ONNX_MAX_NAME = 4096,   /* bytes */
 };
 
-/* What reading a file may take from the load pool: so many times the bytes of its files, and a base.
- * A 4-bit weight becomes an int64 and then a folded float: 24 times; nothing honest needs more. */
-enum { PG_ONNX_LOAD_FACTOR = 32, PG_ONNX_LOAD_BASE = 48 << 20 };
+/* The memory that loading a model may take beside its files: so many times their bytes, and a base
+ * (pg_model_options.max_load_bytes). A 4-bit weight becomes an int64, then a folded float, then two
+ * packed copies: 32 times; a convolution of a few channels takes 12 KB wherever its weights are. */
+enum { PG_ONNX_LOAD_FACTOR = 32 };
 
 /* A file's outline: spans into the file's bytes, arrays in the pool. */
 typedef struct pg_onnx_model {

@@ -2,8 +2,8 @@
  *
  * A tensor may keep its elements in raw_data (little-endian, at any alignment), in another file in
  * the same form, or in one of five typed lists, packed or not; half and bfloat16 values travel as
- * 16-bit patterns inside int32_data. Two 4-bit elements share a byte or a list entry, low bits first.
- * Whatever the form, the number of elements has to equal the product of the dimensions before any
+ * 16-bit patterns inside int32_data. Two 4-bit elements share a byte or a list entry, low bits
+ * first. Whatever the form, the number of elements has to equal the product of the dimensions before any
  * memory is taken, so a file can never make us allocate more than a small multiple of its size.
  */
 #include <string.h>
@@ -35,7 +35,7 @@ static float half_to_float(uint16_t h) {
 
 static bool is_half_byte(int64_t type) { return type == PG_ELEM_UINT4 || type == PG_ELEM_INT4; }
 
-/* Bytes of one entry of raw_data: an element, or two of 4 bits; 0: a type no operator here takes. */
+/* Bytes of one entry of raw_data (an element, or two of 4 bits); 0: a type nothing here takes. */
 static size_t raw_size(int64_t type) {
     switch (type) {
     case PG_ELEM_UINT8: case PG_ELEM_INT8: case PG_ELEM_BOOL: case PG_ELEM_UINT4: case PG_ELEM_INT4:
@@ -281,7 +281,8 @@ static void convert_list(const tensor *t, int64_t count, void *out) {
         else
             for (size_t step = plain == PG_WIRE_FIXED32 ? 4 : 8; packed.at != packed.end;
                  packed.at += step)
-                store(t, count, at++, step == 4 ? pg_wire_u32(packed.at) : pg_wire_u64(packed.at), out);
+                store(t, count, at++, step == 4 ? pg_wire_u32(packed.at) : pg_wire_u64(packed.at),
+                      out);
     }
 }
 

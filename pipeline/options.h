@@ -82,6 +82,7 @@ typedef struct pg_explain_options {
     double percentile;   /* the overlay's full colour, 99.5 */
     uint64_t max_pixels; /* of an encoded picture, width x height */
     uint64_t max_file_bytes;
+    uint64_t max_session_bytes;
 } pg_explain_options;
 
 #endif

@@ -4,6 +4,10 @@
 #include "kernels/mem.h"
 #include "pipeline/plan.h"
 
+/* So many holes are remembered, the smallest are forgotten: real networks have some dozens, and a
+ * hostile one must not make every look-up long. */
+enum { MAX_HOLES = 1024 };
+
 /* A free stretch of the arena; the list is sorted by offset and never has two that touch. */
 typedef struct hole {
     size_t offset, bytes;
@@ -12,7 +16,7 @@ typedef struct hole {
 typedef struct packer {
     pg_block *blocks;
     int *by_first, *by_last; /* block numbers in order of birth, of death */
-    hole *holes;             /* room for one per block and one more */
+    hole holes[MAX_HOLES];
     int n_holes;
     size_t top;              /* bytes of the arena so far */
 } packer;
@@ -37,27 +41,43 @@ static size_t rounded(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
 }
 
+static void remove_hole(packer *p, int at) {
+    p->n_holes--;
+    memmove(&p->holes[at], &p->holes[at + 1], (size_t)(p->n_holes - at) * sizeof *p->holes);
+}
+
+/* A new hole before number `at`; if there is no room, the smallest of all goes. */
+static void add_hole(packer *p, int at, hole new) {
+    if (p->n_holes == MAX_HOLES) {
+        int least = 0;
+        for (int i = 1; i < p->n_holes; i++)
+            least = p->holes[i].bytes < p->holes[least].bytes ? i : least;
+        if (new.bytes <= p->holes[least].bytes)
+            return;
+        remove_hole(p, least);
+        at -= least < at;
+    }
+    memmove(&p->holes[at + 1], &p->holes[at], (size_t)(p->n_holes - at) * sizeof *p->holes);
+    p->holes[at] = new;
+    p->n_holes++;
+}
+
 static void give_back(packer *p, size_t offset, size_t bytes) {
     int at = 0;
     while (at < p->n_holes && p->holes[at].offset < offset)
         at++;
     bool joins_left = at > 0 && p->holes[at - 1].offset + p->holes[at - 1].bytes == offset;
     bool joins_right = at < p->n_holes && offset + bytes == p->holes[at].offset;
-    if (joins_left)
+    if (joins_left && joins_right) {
+        p->holes[at - 1].bytes += bytes + p->holes[at].bytes;
+        remove_hole(p, at);
+    } else if (joins_left) {
         p->holes[at - 1].bytes += bytes;
-    if (joins_left && joins_right)
-        p->holes[at - 1].bytes += p->holes[at].bytes;
-    else if (joins_right)
+    } else if (joins_right) {
         p->holes[at] = (hole){offset, bytes + p->holes[at].bytes};
-    int shift = joins_left && joins_right ? -1 : joins_left || joins_right ? 0 : 1;
-    if (shift == 0)
-        return;
-    int from = shift < 0 ? at + 1 : at;
-    memmove(&p->holes[from + shift], &p->holes[from],
-            (size_t)(p->n_holes - from) * sizeof *p->holes);
-    p->n_holes += shift;
-    if (shift > 0)
-        p->holes[at] = (hole){offset, bytes};
+    } else {
+        add_hole(p, at, (hole){offset, bytes});
+    }
 }
 
 static size_t take(packer *p, size_t bytes) {
@@ -78,11 +98,8 @@ static size_t take(packer *p, size_t bytes) {
     size_t offset = p->holes[best].offset;
     p->holes[best].offset += bytes;
     p->holes[best].bytes -= bytes;
-    if (p->holes[best].bytes == 0) {
-        memmove(&p->holes[best], &p->holes[best + 1],
-                (size_t)(p->n_holes - best - 1) * sizeof *p->holes);
-        p->n_holes--;
-    }
+    if (p->holes[best].bytes == 0)
+        remove_hole(p, best);
     return offset;
 }
 
@@ -101,8 +118,8 @@ static void pack(packer *p, int count) {
 size_t pg_plan_offsets(pg_block *blocks, int count) {
     size_t n = (size_t)count;
     packer p = {.blocks = blocks, .by_first = pg_malloc(n * sizeof(int)),
-                .by_last = pg_malloc(n * sizeof(int)), .holes = pg_malloc((n + 1) * sizeof(hole))};
-    bool ok = p.by_first != NULL && p.by_last != NULL && p.holes != NULL;
+                .by_last = pg_malloc(n * sizeof(int))};
+    bool ok = p.by_first != NULL && p.by_last != NULL;
     if (ok) {
         for (int i = 0; i < count; i++)
             p.by_first[i] = p.by_last[i] = i;
@@ -112,6 +129,5 @@ size_t pg_plan_offsets(pg_block *blocks, int count) {
     }
     pg_free(p.by_first);
     pg_free(p.by_last);
-    pg_free(p.holes);
     return ok ? p.top : SIZE_MAX;
 }

@@ -3,7 +3,6 @@
 #ifndef PG_PIPELINE_POOL_H
 #define PG_PIPELINE_POOL_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 struct pg_pool_chunk;
@@ -11,9 +10,7 @@ struct pg_pool_chunk;
 /* Zero-initialise. Not thread-safe. */
 typedef struct pg_pool {
     struct pg_pool_chunk *chunks;
-    size_t bytes;  /* taken from the heap */
-    size_t limit;  /* of bytes; 0: none */
-    bool exceeded; /* a request was refused because of it */
+    size_t bytes; /* handed out so far */
 } pg_pool;
 
 /* Returns `size` zeroed bytes aligned to 64, owned by the pool, or NULL. */
@@ -25,7 +22,7 @@ void *pg_pool_array(pg_pool *pool, size_t count, size_t size);
 /* A NUL-terminated copy of `length` bytes, or NULL. */
 char *pg_pool_text(pg_pool *pool, const char *text, size_t length);
 
-/* Frees everything the pool handed out; the pool is empty and usable again, its limit unchanged. */
+/* Frees everything the pool handed out; the pool is empty and usable again. */
 void pg_pool_clear(pg_pool *pool);
 
 #endif

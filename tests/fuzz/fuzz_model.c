@@ -1,9 +1,9 @@
 /* Hostile model files: bytes -> import -> optimise -> prepare -> session -> forward -> backward.
  *
- * Beside what the sanitizers see, three promises are checked on every case: a file may refuse to
- * load only with a sentence; up to and including prepare it takes no more memory than FILE_TIMES its
- * size and MEMORY_BASE; when the model is destroyed, all memory is back. libFuzzer's -timeout checks
- * the fourth, that none takes longer than two seconds.
+ * Beside what the sanitizers see, three promises are checked on every case: a file is refused only
+ * with a sentence; up to and including prepare it takes no more memory than FILE_TIMES its size and
+ * MEMORY_BASE; when the model is destroyed, all memory is back. libFuzzer's -timeout checks the
+ * fourth, that none takes longer than two seconds.
  *
  * Small limits keep one case below some milliseconds: they are the model options a deployment sets
  * too, only smaller. What would compute for long is prepared but not run.
@@ -18,6 +18,7 @@ enum {
     SIDE = 8,                /* pixels, where the file leaves its input open */
     VALUE_BYTES = 1 << 20,   /* one activation */
     SESSION_BYTES = 32 << 20,
+    LOAD_BYTES = 60 << 20,
     FLOPS = 20000000,        /* more than that is not run */
     FILE_TIMES = 4,
     MEMORY_BASE = 64 << 20,
@@ -58,6 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const pg_model_options options = {.path = "fuzz", .bytes = size > 0 ? data : &none,
                                       .n_bytes = size, .height = SIDE, .width = SIDE, .threads = 1,
                                       .max_value_bytes = VALUE_BYTES,
+                                      .max_load_bytes = LOAD_BYTES,
                                       .max_session_bytes = SESSION_BYTES};
     const pg_mem_stats before = pg_mem_get_stats();
     pg_mem_reset_peak();

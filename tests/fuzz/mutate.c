@@ -15,7 +15,9 @@
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 
-enum { LEAF, MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, VALUE, TYPE, TENSOR_TYPE, SHAPE, DIM, OPSET, ENTRY };
+enum {
+    LEAF, MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, VALUE, TYPE, TENSOR_TYPE, SHAPE, DIM, OPSET, ENTRY
+};
 
 /* Which fields of a message are messages, and which. */
 static const struct { int message; uint32_t field; int inner; } schema[] = {
@@ -206,7 +208,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     state = seed * 0x9e3779b97f4a7c15u + 1;
     if (pick(8) == 0)
         return LLVMFuzzerMutate(data, size, max_size);
-    out a = {.data = malloc(max_size), .room = max_size}, b = {.data = malloc(max_size), .room = max_size};
+    out a = {.data = malloc(max_size), .room = max_size};
+    out b = {.data = malloc(max_size), .room = max_size};
     put(&a, data, size);
     bool changed = false;
     for (uint32_t left = 1 + pick(4); left > 0 && change_once(&a, &b); left--) {

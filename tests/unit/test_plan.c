@@ -51,3 +51,18 @@ Test(plan, random_lives_never_overlap) {
         check(blocks, COUNT, total);
     }
 }
+
+/* Thousands of holes at once, more than the planner remembers: half of the blocks die between
+ * neighbours that live on, then small and large ones come. */
+Test(plan, more_holes_than_are_remembered) {
+    enum { COUNT = 8000 };
+    static pg_block blocks[COUNT];
+    uint32_t state = 99;
+    for (int i = 0; i < COUNT; i++) {
+        state = state * 1664525u + 1013904223u;
+        int first = i < COUNT / 2 ? 0 : 2 + i % 50;
+        blocks[i] = (pg_block){64 + state % 5000, first, first == 0 && i % 2 ? 1 : 60, 0};
+    }
+    size_t total = pg_plan_offsets(blocks, COUNT);
+    check(blocks, COUNT, total);
+}
