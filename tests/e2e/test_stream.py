@@ -12,7 +12,7 @@ import zmq
 
 import cli
 import models
-from daemon import Collector, Daemon, GoTail, digest
+from daemon import Collector, Daemon, go_tail, has_go, python_tail
 
 SIZE = 64
 VECTORS = pathlib.Path(cli.ROOT) / "clients/vectors"
@@ -100,19 +100,19 @@ def test_two_consumers_see_the_same_bytes(model, tmp_path):
         assert seqs == sorted(seqs)
 
 
-@pytest.mark.skipif(not GoTail.available(), reason="go is not installed")
+@pytest.mark.skipif(not has_go(), reason="go is not installed")
 def test_python_and_go_see_the_same_bytes(model, tmp_path):
     with Daemon(model, tmp_path, streams={"default": {"policy": "fifo", "depth": 64}},
                 publish={"hwm": 1000, "overlay": True}) as d:
-        go, python = GoTail(d, tmp_path), Collector(d)
-        time.sleep(1)
+        go, python = go_tail(d, tmp_path), python_tail(d, tmp_path)
+        time.sleep(1.5)  # until both have subscribed
         for i in range(100):
             d.push("cam0", noise(i))
             time.sleep(.01)
         settle(d, "cam0", 100)
         time.sleep(.5)
-        mine = [digest(parts) for parts in python.stop()]
-        assert len(mine) == 100 and mine == go.stop()
+        mine, theirs = python.stop(), go.stop()
+        assert len(mine) == 100 and list(mine.items()) == list(theirs.items())
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -176,23 +176,24 @@ def capacity(d, pictures, seconds=1.5):
 
 
 def assert_flat(scrapes, slack=4 << 20):
-    """No allocation and no growth between the first third and the end."""
+    """No allocation and no growth between the first third and the end. Returns the frames explained
+    in that time, and the resident memory at its begin and end in bytes."""
     warm, end = scrapes[len(scrapes) // 3], scrapes[-1]
     frames = sum(end.by_stream("parchgradd_frames_published_total").values()) - sum(
         warm.by_stream("parchgradd_frames_published_total").values())
     allocations = (end.get("parchgradd_memory_allocations_total")
                    - warm.get("parchgradd_memory_allocations_total"))
-    grown = end.get("process_resident_memory_bytes") - warm.get("process_resident_memory_bytes")
+    resident = [m.get("process_resident_memory_bytes") for m in (warm, end)]
     assert frames > 10
     assert allocations == 0, f"{allocations} allocations in {frames} frames"
-    assert grown < slack, f"resident memory grew by {grown} bytes"
-    return frames
+    assert resident[1] - resident[0] < slack, f"resident memory grew from {resident[0]} bytes to {resident[1]}"
+    return frames, resident
 
 
 def test_overload(model, tmp_path, say):
     with Daemon(model, tmp_path) as d:
         scrapes = overload(d, 12)
-        frames = assert_flat(scrapes)
+        frames, _ = assert_flat(scrapes)
         last = scrapes[-1]
         drops = {s: last.drops(s) for s in ("cam0", "cam1")}
         say(f"\n2x overload: {frames:.0f} frames explained after warm-up, 0 allocations, drops {drops}")
