@@ -76,7 +76,7 @@ class Metrics:
 
 
 class Daemon:
-    def __init__(self, model, folder, ingest="pull", program=None, env=None, **sections):
+    def __init__(self, model, folder, /, ingest="pull", program=None, env=None, **sections):
         self.folder = pathlib.Path(folder)
         self.ports = {name: free_port() for name in ("ingest", "publish", "rpc", "http")}
         endpoint = {name: f"tcp://127.0.0.1:{port}" for name, port in self.ports.items()}
@@ -103,16 +103,20 @@ class Daemon:
         self.boot, self.seq = os.urandom(16), defaultdict(int)
 
     def __enter__(self):
-        self.process = subprocess.Popen([self.program, "serve", "--config", str(self.config)],
-                                        stdout=subprocess.DEVNULL, stderr=self.log.open("w"),
-                                        env={**os.environ, **self.env})
         try:
-            self.wait(self.ready, 30, "the daemon is not ready")
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         self.sender = self.connect(zmq.PUSH)
         return self
+
+    def start(self):
+        """The process; once more after terminate(), on the same sockets."""
+        self.process = subprocess.Popen([self.program, "serve", "--config", str(self.config)],
+                                        stdout=subprocess.DEVNULL, stderr=self.log.open("w"),
+                                        env={**os.environ, **self.env})
+        self.wait(self.ready, 30, "the daemon is not ready")
 
     def __exit__(self, *_):
         if self.process and self.process.poll() is None:
