@@ -28,6 +28,9 @@ def test_soak(tmp_path, say):
         say(f"\n{time.monotonic() - begin:.0f} s, {len(scrapes)} scrapes, all accounts exact; "
             f"{frames:.0f} frames after warm-up, 0 allocations; resident memory "
             f"{resident[0] / 1e6:.1f} MB after warm-up, {resident[1] / 1e6:.1f} MB at the end")
+        tenths = [scrapes[i * (len(scrapes) - 1) // 10] for i in range(11)]
+        say("  by tenths: " + " ".join(
+            f"{m.get('process_resident_memory_bytes') / 1e6:.1f}" for m in tenths) + " MB")
         for stream, count in published.items():
             say(f"  {stream}: received {last.get('parchgradd_frames_received_total', stream=stream):.0f}, "
                 f"published {count:.0f}, dropped {last.drops(stream)}")
