@@ -1,4 +1,5 @@
-"""A headless Chromium, driven through chromedriver's WebDriver protocol (W3C WebDriver) with urllib.
+"""A headless Chromium, driven through chromedriver's WebDriver protocol (W3C WebDriver) with urllib. The
+browser is started here: chromedriver would look for it at "localhost", which a bare container cannot resolve.
 
     with Browser(folder) as page:
         page.open(url); page.run("return document.title"); page.screenshot(folder / "page.png")
@@ -26,21 +27,23 @@ class Browser:
 
     def __init__(self, folder, width=1280, height=900):
         self.folder = pathlib.Path(folder)
-        self.url = f"http://127.0.0.1:{free_port()}"
+        driver, debugger = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{driver}"
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        arguments = [*ARGUMENTS, f"--user-data-dir={self.folder / 'chromium'}",
-                     f"--window-size={width},{height}"]
+        self.commands = [
+            ["chromium", *ARGUMENTS, f"--user-data-dir={self.folder / 'chromium'}",
+             f"--window-size={width},{height}", f"--remote-debugging-port={debugger}", "about:blank"],
+            ["chromedriver", f"--port={driver}"]]
         self.wanted = {"browserName": "chrome",
                        "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
-                       "goog:chromeOptions": {"binary": shutil.which("chromium"),
-                                              "args": arguments}}
-        self.driver = self.session = None
+                       "goog:chromeOptions": {"debuggerAddress": f"127.0.0.1:{debugger}"}}
+        self.processes, self.session = [], None
 
     def __enter__(self):
-        log = (self.folder / "chromedriver.log").open("w")
-        self.driver = subprocess.Popen(["chromedriver", f"--port={self.url.rsplit(':', 1)[1]}"],
-                                       stdout=log, stderr=log)
         try:
+            for command in self.commands:
+                log = (self.folder / f"{command[0]}.log").open("w")
+                self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
             self._wait_for_driver()
             answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": self.wanted}})
             self.session = answer["sessionId"]
@@ -51,9 +54,10 @@ class Browser:
 
     def __exit__(self, *_):
         if self.session:
-            self._call("DELETE", f"/session/{self.session}")  # ends the browser
-        self.driver.terminate()
-        self.driver.wait(10)
+            self._call("DELETE", f"/session/{self.session}")
+        for process in reversed(self.processes):
+            process.terminate()
+            process.wait(10)
 
     def _wait_for_driver(self, seconds=30):
         end = time.monotonic() + seconds
@@ -62,7 +66,7 @@ class Browser:
                 if self._call("GET", "/status")["ready"]:
                     return
             except urllib.error.URLError:
-                assert time.monotonic() < end and self.driver.poll() is None, "no chromedriver"
+                assert time.monotonic() < end, "no chromedriver"
             time.sleep(.05)
 
     def _call(self, method, path, body=None):
