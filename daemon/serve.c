@@ -19,6 +19,7 @@ typedef struct server {
     const pg_config *config;
     pg_engine *engine;
     pg_http *http;
+    uint64_t fed; /* monotonic: when the watchdog last heard of us */
 } server;
 
 static void set_ready(server *s, bool ready) {
@@ -43,24 +44,33 @@ static void announce(server *s) {
     pg_notify_ready("serving");
 }
 
-/* The watchdog is fed by what the threads do, not by the passing of time. */
+/* The watchdog is fed by what the threads do, not by the passing of time: at half its period, as
+ * sd_watchdog_enabled(3) advises, and never while a thread hangs. */
 static void watch(server *s, uint64_t period) {
     static pg_log_limit limit;
     uint64_t patience = period > 0 ? period : STUCK_DEFAULT_S * UINT64_C(1000000000);
     const char *stuck = pg_engine_stuck(s->engine, patience);
+    uint64_t now = pg_clock_monotonic();
     if (stuck != NULL) {
         pg_log_limited(&limit, PG_VERBOSITY_ERROR, NULL, "thread %s makes no progress", stuck);
         if (period > 0)
             pg_notify_trigger();
-    } else if (period > 0) {
+    } else if (period > 0 && now - s->fed >= period / 2) {
         pg_notify_alive();
+        s->fed = now;
     }
+}
+
+/* Often enough that a period of half a second or more is kept, and that a hang is seen in time. */
+static int poll_ms(uint64_t period) {
+    uint64_t quarter = period / 4000000;
+    return quarter > 0 && quarter < POLL_MS ? (int)quarter : POLL_MS;
 }
 
 static void wait_for_stop(server *s) {
     uint64_t period = pg_notify_watchdog_period();
     while (true) {
-        switch (pg_signals_wait(POLL_MS)) {
+        switch (pg_signals_wait(poll_ms(period))) {
         case PG_SIGNAL_STOP:
             return;
         case PG_SIGNAL_RELOAD:

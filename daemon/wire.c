@@ -4,6 +4,7 @@
  * and only types, ranges and sizes are left to check. */
 #include "daemon/wire.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -523,6 +524,12 @@ pg_drop pg_wire_decode(const pg_bytes *parts, int n_parts, const pg_wire_limits 
     }
     if (n_parts != PG_WIRE_PARTS) {
         pg_fail(diag, PG_EINPUT, "the message has %d parts, not %d", n_parts, PG_WIRE_PARTS);
+        return PG_DROP_MALFORMED;
+    }
+    uint64_t room = PG_WIRE_HEADER_BYTES + 2 * limits->meta_bytes; /* meta and trace */
+    if (parts[1].size > room) {
+        pg_fail(diag, PG_EINPUT, "the header has %zu bytes: at most %" PRIu64 " may",
+                parts[1].size, room);
         return PG_DROP_MALFORMED;
     }
     header h = {.frame = frame, .limits = limits};

@@ -11,6 +11,7 @@ enum {
     PG_WIRE_PARTS = 3,          /* of a frame */
     PG_WIRE_META_DEPTH = 8,     /* containers inside each other in `meta` */
     PG_WIRE_NODES_MAX = 16384,  /* values in one header */
+    PG_WIRE_HEADER_BYTES = 65536, /* of one header, beside meta and trace */
 };
 
 /* Where messages without a readable stream id are counted. */

@@ -112,6 +112,19 @@ def test_statistics_of_another_model(stats, tmp_path):
     assert "model" in text and str(stats) in text
 
 
+def test_the_daemon_refuses_the_same(net, stats, tmp_path):
+    """`serve` ends before it listens, with the same status and sentence."""
+    sockets = ("--set", "ingest=[{bind: 'ipc://%s', type: pull}]" % (tmp_path / "in"),
+               "--set", "http.listen=''", "--set", "publish.bind=''")
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(net.read_bytes()[:5000])
+    assert str(cut) in refused("serve", "--set", f"model.path={cut}", *sockets)
+    other = models.export("leaknet", 64, 10)
+    assert str(stats) in refused("serve", "--set", f"model.path={other}",
+                                 "--set", f"parchgrad.stats={stats}", *sockets)
+    assert not (tmp_path / "in").exists()
+
+
 def test_statistics_cut_and_flipped(net, stats, tmp_path):
     whole = stats.read_bytes()
     broken = tmp_path / "broken"

@@ -3,7 +3,6 @@
     with Daemon(model, folder, explain={"method": "gradient"}) as d:
         d.push("cam0", pixels); d.metrics().dropped["cam0"]["superseded"]
 """
-import hashlib
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -76,7 +76,7 @@ class Metrics:
 
 
 class Daemon:
-    def __init__(self, model, folder, ingest="pull", program=None, env=None, **sections):
+    def __init__(self, model, folder, /, ingest="pull", program=None, env=None, **sections):
         self.folder = pathlib.Path(folder)
         self.ports = {name: free_port() for name in ("ingest", "publish", "rpc", "http")}
         endpoint = {name: f"tcp://127.0.0.1:{port}" for name, port in self.ports.items()}
@@ -103,16 +103,20 @@ class Daemon:
         self.boot, self.seq = os.urandom(16), defaultdict(int)
 
     def __enter__(self):
-        self.process = subprocess.Popen([self.program, "serve", "--config", str(self.config)],
-                                        stdout=subprocess.DEVNULL, stderr=self.log.open("w"),
-                                        env={**os.environ, **self.env})
         try:
-            self.wait(self.ready, 30, "the daemon is not ready")
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         self.sender = self.connect(zmq.PUSH)
         return self
+
+    def start(self):
+        """The process; once more after terminate(), on the same sockets."""
+        self.process = subprocess.Popen([self.program, "serve", "--config", str(self.config)],
+                                        stdout=subprocess.DEVNULL, stderr=self.log.open("w"),
+                                        env={**os.environ, **self.env})
+        self.wait(self.ready, 30, "the daemon is not ready")
 
     def __exit__(self, *_):
         if self.process and self.process.poll() is None:
@@ -205,30 +209,40 @@ class Collector(threading.Thread):
         return self.messages
 
 
-def digest(parts):
-    """SHA-256 of a message, as the Go and Python clients print it."""
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(len(part).to_bytes(4, "little") + part)
-    return h.hexdigest()
+class Tail:
+    """A client's own program as a consumer in a process of its own, which prints a digest per message."""
 
-
-class GoTail:
-    """The Go client's example as a consumer in a process of its own. Needs Go: see `available`."""
-
-    @staticmethod
-    def available():
-        return shutil.which("go") is not None
-
-    def __init__(self, daemon, folder):
-        program, self.output = pathlib.Path(folder) / "tail", pathlib.Path(folder) / "go.txt"
-        subprocess.run(["go", "build", "-o", str(program), "./cmd/tail"], check=True,
-                       cwd=cli.ROOT / "clients/go")
-        self.process = subprocess.Popen([str(program), "-digest", daemon.endpoint["publish"]],
-                                        stdout=self.output.open("w"))
+    def __init__(self, command, daemon, folder, name):
+        self.output = pathlib.Path(folder) / f"{name}.txt"
+        self.process = subprocess.Popen([*map(str, command), daemon.endpoint["publish"]],
+                                        stdout=self.output.open("w"), env=client_environment())
 
     def stop(self):
-        """The digests of the messages it saw."""
+        """What it saw, in its order: {(stream, seq): digest}."""
         self.process.terminate()
         self.process.wait(10)
-        return [line.rsplit(" ", 1)[1] for line in self.output.read_text().splitlines()]
+        lines = [line.rsplit(" ", 2) for line in self.output.read_text().splitlines()]
+        seen = {(stream, int(seq)): digest for stream, seq, digest in lines}
+        assert len(seen) == len(lines), "a result came twice"
+        return seen
+
+
+def client_environment():
+    path = [str(cli.ROOT / "clients/python"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def python_tail(daemon, folder):
+    return Tail([sys.executable, "-m", "parchgrad_client.cli", "view", "--digest"], daemon, folder,
+                "python")
+
+
+def has_go():
+    return shutil.which("go") is not None
+
+
+def go_tail(daemon, folder):
+    program = pathlib.Path(folder) / "tail"
+    subprocess.run(["go", "build", "-o", str(program), "./cmd/tail"], check=True,
+                   cwd=cli.ROOT / "clients/go")
+    return Tail([program, "-digest"], daemon, folder, "go")

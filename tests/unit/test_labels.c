@@ -25,8 +25,7 @@ static pg_err load(const char *text, size_t size, int64_t classes) {
 
 Test(labels, one_name_per_line) {
     static const char *const texts[] = {"cat\n\nMärz é\ncat\n", "cat\r\n\r\nMärz é\r\ncat",
-                                        "\xef\xbb\xbf"
-                                        "cat\n\nMärz é\ncat"};
+                                        "\357\273\277cat\n\nMärz é\ncat"};
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(load(texts[i], strlen(texts[i]), 4), PG_OK, "%s", diag.text);
         cr_assert_str_eq(pg_labels_name(labels, 0), "cat");
