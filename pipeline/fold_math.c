@@ -360,13 +360,16 @@ pg_err pg_fold_cast(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_d
 
 /* ---- reductions over all axes, or over a list ---- */
 
+/* None named means all, unless noop_with_empty_axes. */
 static pg_err reduced_axes(const pg_op_def *def, int rank, bool reduced[PG_MAX_RANK],
                            pg_diag *diag) {
     const int64_t *axes;
-    int64_t count;
+    int64_t count, noop = 0;
     pg_err err = pg_fold_ints(def, 1, "axes", &axes, &count, diag);
+    if (err == PG_OK)
+        err = pg_def_int(def, "noop_with_empty_axes", 0, &noop, diag);
     for (int i = 0; i < PG_MAX_RANK; i++)
-        reduced[i] = axes == NULL || count == 0;
+        reduced[i] = (axes == NULL || count == 0) && !noop;
     for (int64_t i = 0; err == PG_OK && axes != NULL && i < count; i++) {
         int axis = 0;
         err = pg_fold_axis(axes[i], rank, &axis, diag);
