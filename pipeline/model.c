@@ -52,9 +52,15 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     info->input_name = job.input_name;
     info->nodes_in_file = job.nodes_in_file;
     info->nodes_folded = job.nodes_folded;
-    info->softmax_removed = job.softmax_removed;
+    info->channels_last = job.channels_last;
+    info->input_bytes = job.input_bytes;
+    info->outputs = job.outputs;
+    info->n_outputs = job.n_outputs;
+    info->squash = job.squash;
     info->input = g->values[g->input].shape;
-    info->classes = pg_shape_count(&g->values[g->logits].shape);
+    info->output.shape = g->values[g->logits].shape;
+    info->class_axis = job.class_axis;
+    info->classes = info->output.shape.dims[job.class_axis];
     info->logits_name = g->values[g->logits].name;
     info->n_convs = g->n_convs;
     info->convs = g->convs;
@@ -141,7 +147,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
 pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
     pg_assert(!model->prepared);
     model->backward = backward;
-    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout, diag);
+    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
+                                 &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
     if (err == PG_OK)
