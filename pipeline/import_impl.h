@@ -20,8 +20,9 @@ typedef struct pg_importer {
     pg_import *job;
     pg_names names;
     pg_onnx_model model;
-    pg_onnx_node *nodes;  /* [model.n_nodes], in the load pool */
-    bool *live;           /* leads to the output */
+    pg_onnx_node *nodes;  /* [n_nodes], in the load pool */
+    int n_nodes;
+    bool *live;           /* [n_nodes] leads to the output */
     int squash;           /* the node at the end to leave out (softmax, sigmoid), -1: none */
     pg_binding *bindings; /* [names.count] */
     pg_folder folder;
@@ -43,6 +44,9 @@ const char *pg_import_keep(pg_importer *im, const char *text);
 
 /* Appends to a list in a message; what does not fit ends in an ellipsis. */
 void pg_import_list(char *list, size_t size, const char *text);
+
+/* import_expand.c: writes out nodes that stand for several. After reading, before anything else. */
+pg_err pg_import_expand(pg_importer *im, pg_diag *diag);
 
 /* import_input.c: which input is the picture, and what the others hold. Binds them all. After
  * names and initialisers are bound. */

@@ -14,7 +14,7 @@
 /* ---- which ---- */
 
 static bool is_made(const pg_importer *im, int name) {
-    for (int i = 0; i < im->model.n_nodes; i++)
+    for (int i = 0; i < im->n_nodes; i++)
         for (int k = 0; k < im->nodes[i].n_outputs; k++)
             if (im->nodes[i].outputs[k] == name)
                 return true;
@@ -82,7 +82,7 @@ static bool squashes(const pg_onnx_node *node) {
 void pg_import_find_live(pg_importer *im, bool *wanted) {
     int tail = im->output;
     im->squash = -1;
-    for (int i = im->model.n_nodes - 1; i >= 0; i--) {
+    for (int i = im->n_nodes - 1; i >= 0; i--) {
         const pg_onnx_node *node = &im->nodes[i];
         if (node->n_outputs < 1 || node->outputs[0] != tail || node->n_inputs < 1)
             continue;
@@ -93,7 +93,7 @@ void pg_import_find_live(pg_importer *im, bool *wanted) {
         tail = node->inputs[0];
     }
     wanted[im->output] = true;
-    for (int i = im->model.n_nodes - 1; i >= 0; i--) {
+    for (int i = im->n_nodes - 1; i >= 0; i--) {
         const pg_onnx_node *node = &im->nodes[i];
         for (int k = 0; k < node->n_outputs; k++)
             im->live[i] = im->live[i] || (node->outputs[k] >= 0 && wanted[node->outputs[k]]);

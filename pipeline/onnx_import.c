@@ -42,9 +42,9 @@ void pg_import_list(char *list, size_t size, const char *text) {
 
 static pg_err read_nodes(pg_importer *im, pg_diag *diag) {
     int count = im->model.n_nodes;
+    im->n_nodes = count;
     im->nodes = pg_pool_array(im->job->load, (size_t)count, sizeof *im->nodes);
-    im->live = pg_pool_array(im->job->load, (size_t)count, sizeof *im->live);
-    if (im->nodes == NULL || im->live == NULL)
+    if (im->nodes == NULL)
         return pg_import_no_memory(diag);
     for (int i = 0; i < count; i++) {
         pg_err err = pg_onnx_read_node(im->model.nodes[i], im->job->load, &im->names,
@@ -52,7 +52,11 @@ static pg_err read_nodes(pg_importer *im, pg_diag *diag) {
         if (err != PG_OK)
             return err;
     }
-    return PG_OK;
+    pg_err err = pg_import_expand(im, diag);
+    if (err != PG_OK)
+        return err;
+    im->live = pg_pool_array(im->job->load, (size_t)im->n_nodes, sizeof *im->live);
+    return im->live != NULL ? PG_OK : pg_import_no_memory(diag);
 }
 
 static pg_err read_constants(pg_importer *im, int *ids, const pg_const **values, pg_diag *diag) {
@@ -392,7 +396,7 @@ static pg_err import_nodes(pg_importer *im, pg_diag *diag) {
     if (wanted == NULL)
         return pg_import_no_memory(diag);
     pg_import_find_live(im, wanted);
-    for (int i = 0; i < im->model.n_nodes; i++) {
+    for (int i = 0; i < im->n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)
             return err;

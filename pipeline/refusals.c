@@ -6,15 +6,18 @@
 static const struct {
     const char *type, *advice;
 } advices[] = {
-#define PG_UNSUPPORTED(type, advice) {#type, advice},
+#define PG_UNSUPPORTED(type, advice) {type, advice},
 #include "pipeline/unsupported.def"
 #undef PG_UNSUPPORTED
 };
 
 static const char *advice_for(const char *type) {
-    for (size_t i = 0; i < sizeof advices / sizeof advices[0]; i++)
-        if (strcmp(advices[i].type, type) == 0)
+    for (size_t i = 0; i < sizeof advices / sizeof advices[0]; i++) {
+        size_t length = strlen(advices[i].type);
+        bool domain = length > 2 && strcmp(advices[i].type + length - 2, "::") == 0;
+        if (strncmp(advices[i].type, type, domain ? length : length + 1) == 0)
             return advices[i].advice;
+    }
     return "";
 }
 

@@ -26,7 +26,8 @@ typedef struct pg_refusals {
 } pg_refusals;
 
 /* Copies everything. `reason` may be prefixed with "node 'n' (Type): ", as operators write it; the
- * prefix is taken off. `advice` NULL: the one of unsupported.def for the type. False: out of
+ * prefix is taken off. `advice` NULL: the one of
+ * unsupported.def for the type, if it has one. False: out of
  * memory. */
 bool pg_refusals_add(pg_refusals *refusals, const char *node, const char *type, const char *reason,
                      const char *advice);

@@ -419,3 +419,74 @@ def test_half_precision_inside(tmp_path):
     onnx.save(model, str(tmp_path / "cast.onnx"))
     net = Net(pooled).double()
     check(tmp_path / "cast.onnx", picture(), lambda v: net(v)[0, 1], net, target=1)
+
+
+# ---- files that other programs have been over ----
+
+
+class Wild(nn.Module):
+    """What optimisers like to fuse: activations of all kinds after a convolution, a residual sum, a layer norm,
+    GELU, batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(11)
+        self.convs = nn.ModuleList([nn.Conv2d(3 if i == 0 else 8, 8, 3, 1, 1) for i in range(6)])
+        self.norm = nn.BatchNorm2d(8)
+        self.ln = nn.LayerNorm(8)
+        self.fc1, self.fc2 = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        c = self.convs
+        y = nn.functional.leaky_relu(c[0](x), .3)
+        y = torch.clamp(c[1](y), -.9, .8)
+        y = nn.functional.silu(self.norm(c[2](y)))
+        y = nn.functional.hardsigmoid(c[3](y)) + torch.sigmoid(c[4](y))
+        y = torch.tanh(c[5](y) + y)
+        y = y.mean((2, 3))
+        y = self.ln(y + torch.tanh(y))
+        return self.fc2(nn.functional.gelu(self.fc1(y)))
+
+
+def wild(tmp_path, opset=17):
+    net = Wild()
+    return net, export(net, tmp_path / "wild.onnx", opset_version=opset)
+
+
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
+@pytest.mark.parametrize("opset", [13, 17])
+def test_onnxruntime_optimised(tmp_path, level, opset):
+    """Saved after ONNX Runtime's offline optimiser: FusedConv, QuickGelu, BiasGelu, SkipLayerNormalization, ..."""
+    import onnxruntime
+    net, path = wild(tmp_path, opset)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(tmp_path / "ort.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if level == "EXTENDED":
+        assert any(n.domain == "com.microsoft" for n in onnx.load(str(tmp_path / "ort.onnx")).graph.node)
+    double = net.double()
+    check(tmp_path / "ort.onnx", picture(), lambda v: double(v)[0, 1], double, target=1)
+    names = [c["name"] for c in inspect(tmp_path / "ort.onnx")["convolutions"]]
+    assert len(names) == 6
+
+
+def test_onnxruntime_layouts_of_one_machine_are_refused(tmp_path):
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "ort.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(models.export("tiny_resnet", 64, 10)), options, providers=["CPUExecutionProvider"])
+    out = cli.run("inspect", "--model", tmp_path / "ort.onnx", check=False)
+    assert out.returncode == 3 and "com.microsoft.nchwc::Conv" in out.stdout and "ORT_ENABLE_EXTENDED" in out.stdout
+
+
+def test_onnxsim(tmp_path):
+    onnxsim = pytest.importorskip("onnxsim", reason="no wheel of onnxsim for this Python")
+    net, path = wild(tmp_path)
+    model, ok = onnxsim.simplify(onnx.load(str(path)))
+    assert ok
+    onnx.save(model, str(tmp_path / "sim.onnx"))
+    double = net.double()
+    check(tmp_path / "sim.onnx", picture(), lambda v: double(v)[0, 1], double, target=1)
