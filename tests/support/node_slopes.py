@@ -130,15 +130,16 @@ class Differences:
             directions = self.rng.standard_normal((DIRECTIONS, x.size))
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         middle = self.function(self.inputs)
-        left, right = (np.array([sign * self._rise(i, x, sign * d, middle) for d in directions])
-                       for sign in (-1, 1))
+        # steps of two lengths: a jump looks like two slopes, as a kink does
+        left, right = (np.array([self._slope(i, x, step, d, middle) for d in directions])
+                       for step in (-self.step, self.step / 2))
         least = np.minimum(np.abs(left), np.abs(right))
         scale = np.max(least, initial=0, where=np.isfinite(least))
         with np.errstate(invalid="ignore"):
             smooth = np.abs(left - right) <= self.kink * (least + scale)
-            return Slopes(directions, (left + right) / 2, smooth)
+            return Slopes(directions, (left + 2 * right) / 3, smooth)  # exact to the second order
 
-    def _rise(self, i, x, direction, middle):
-        moved = self.function(self._with(i, x + self.step * direction.reshape(x.shape)))
+    def _slope(self, i, x, step, direction, middle):
+        moved = self.function(self._with(i, x + step * direction.reshape(x.shape)))
         with np.errstate(invalid="ignore"):
-            return np.sum((self.seed * (moved - middle))[self.finite]) / self.step
+            return np.sum((self.seed * (moved - middle))[self.finite]) / step
