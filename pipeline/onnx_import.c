@@ -48,7 +48,7 @@ static pg_err read_nodes(pg_importer *im, pg_diag *diag) {
         return pg_import_no_memory(diag);
     for (int i = 0; i < count; i++) {
         pg_err err = pg_onnx_read_node(im->model.nodes[i], im->job->load, &im->names,
-                                       &im->nodes[i], diag);
+                                       im->job->external, &im->nodes[i], diag);
         if (err != PG_OK)
             return err;
     }
@@ -65,7 +65,8 @@ static pg_err read_constants(pg_importer *im, int *ids, const pg_const **values,
         pg_const *value = pg_pool_take(im->job->load, sizeof *value);
         if (value == NULL)
             return pg_import_no_memory(diag);
-        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, &name, value, diag);
+        pg_err err = pg_onnx_read_tensor(im->model.tensors[i], im->job->load, im->job->external,
+                                         &name, value, diag);
         if (err != PG_OK)
             return err;
         if (name.size == 0)

@@ -10,6 +10,7 @@ typedef struct pg_import {
     /* in */
     const pg_model_options *options;
     pg_span file;     /* stays valid until prepare: constants point into it */
+    pg_onnx_external *external; /* files beside it, likewise */
     pg_pool *load;    /* definitions and constants: until prepare */
     pg_graph *graph;  /* initialised; its pool outlives the model */
     /* out; strings in the graph's pool */

@@ -5,6 +5,7 @@
 
 #include "kernels/op.h"
 #include "pipeline/names.h"
+#include "pipeline/onnx_external.h"
 #include "pipeline/onnx_wire.h"
 #include "pipeline/pool.h"
 
@@ -16,6 +17,10 @@ enum {
     PG_ONNX_MAX_IO = 4096,     /* inputs, outputs, attributes of one node */
     PG_ONNX_MAX_NAME = 4096,   /* bytes */
 };
+
+/* What reading a file may take from the load pool: so many times the bytes of its files, and a base.
+ * A 4-bit weight becomes an int64 and then a folded float: 24 times; nothing honest needs more. */
+enum { PG_ONNX_LOAD_FACTOR = 32, PG_ONNX_LOAD_BASE = 48 << 20 };
 
 /* A file's outline: spans into the file's bytes, arrays in the pool. */
 typedef struct pg_onnx_model {
@@ -48,13 +53,14 @@ typedef struct pg_onnx_node {
     pg_attr *attrs;
     int n_attrs;
 } pg_onnx_node;
-pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names, pg_onnx_node *out,
-                         pg_diag *diag);
+pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
+                         pg_onnx_external *external, pg_onnx_node *out, pg_diag *diag);
 
 /* An initialiser or a tensor attribute: its name and its value, widened to float or int64. The
- * value points into the file where that is possible, else into the pool. */
-pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_span *name, pg_const *out,
-                           pg_diag *diag);
+ * value points into the file where that is possible, else into the pool. A NaN is refused: one
+ * would make every logit NaN. Infinity is not: masks and bounds are made of it. */
+pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_onnx_external *external,
+                           pg_span *name, pg_const *out, pg_diag *diag);
 
 /* True if the bytes may be a name: no control characters, valid UTF-8, not too long. */
 bool pg_onnx_name_ok(pg_span name);
