@@ -53,6 +53,14 @@ BY_SAMPLE = {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "Globa
              "GroupNormalization", "InstanceNormalization", "LpPool", "MaxPool", "Resize", "Upsample"}
 
 TOOL = os.environ.get("PG_RUN_MODEL", str(pathlib.Path(cli.binary()).parent / "tests/run_model"))
+# Float inputs that have to be constant.
+CONSTANT = {
+}
+
+# What may be refused: the tests, a part of the sentence, and why.
+REFUSED = [
+]
+
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # thousands of small files
 
 
@@ -130,6 +138,8 @@ class Result:
     reason: str = ""
     constant: tuple = ()     # float inputs that had to be initialisers
     own: str = ""            # why the engine's own outputs had to judge its gradient
+    first_only: bool = False # only its first output was looked at
+    by_sample: bool = False  # one sample of its batch at a time
     judged: int = 0          # directions of the gradient that were compared
     skipped: int = 0         # directions with a kink
 
@@ -227,11 +237,71 @@ class Examination:
 
 
 def examine(case):
-    """The result of the case, or of each of its samples where the engine wants them one by one."""
+    """The result of the case; where the engine refuses, of its first output, or of its samples one by one."""
     result = Examination(case).run()
+    if result.status == "refused" and len(case.outputs) > 1:
+        result = dataclasses.replace(Examination(node_cases.first_output(case)).run(), first_only=True)
     if result.status == "refused" and "batch size" in result.reason and set(case.operators) <= BY_SAMPLE:
-        samples = [Examination(sample).run() for sample in node_cases.samples(case)]
-        worst = max(samples, key=lambda r: ["passed", "refused", "wrong"].index(r.status))
-        return dataclasses.replace(worst, case=case, judged=sum(r.judged for r in samples),
-                                   skipped=sum(r.skipped for r in samples))
+        parts = [Examination(sample).run() for sample in node_cases.samples(case)]
+        worst = max(parts, key=lambda r: ["passed", "refused", "wrong"].index(r.status))
+        result = dataclasses.replace(worst, case=case, by_sample=True)
+        result.judged, result.skipped = sum(r.judged for r in parts), sum(r.skipped for r in parts)
     return result
+
+
+# ---- all cases ----
+
+
+def expected(result):
+    """The row of REFUSED that foresees this refusal, or None."""
+    name = result.case.name.removeprefix("test_")
+    return next((row for row in REFUSED if re.fullmatch(row[0], name) and row[1] in result.reason), None)
+
+
+def names(results):
+    return " ".join(sorted({r.case.name.removeprefix("test_") for r in results}))
+
+
+def constants(results):
+    """{operator: its float inputs that are never taken at run time}, of the cases with a single node."""
+    found = collections.defaultdict(set)
+    for r in results:
+        if r.status == "passed" and len(r.case.model.graph.node) == 1:
+            found[r.case.operators[0]].update(r.constant)
+    return {operator: inputs for operator, inputs in found.items() if inputs}
+
+
+def report(say, results, others):
+    passed = [r for r in results if r.status == "passed"]
+    say(f"\n{len(passed)} of {len(results)} ONNX node tests pass ({others} others are of operators that are not "
+        f"on the list); gradients along {sum(r.judged for r in results)} directions, "
+        f"{sum(r.skipped for r in results)} more meet a kink")
+    for title, some in (("a sample at a time", [r for r in passed if r.by_sample]),
+                        ("without the outputs after the first", [r for r in passed if r.first_only]),
+                        ("gradient by the engine's own outputs", [r for r in passed if r.own])):
+        if some:
+            say(f"{len(some):5d} of them {title}: {names(some)}")
+    groups = collections.defaultdict(list)
+    for r in results:
+        if r.status == "refused":
+            row = expected(r)
+            groups[row[2] if row else f"NOT EXPECTED: {r.reason}"].append(r)
+    for why, some in sorted(groups.items(), key=lambda g: -len(g[1])):
+        say(f"{len(some):5d} refused, {why}: {names(some)}")
+    for r in results:
+        if r.status == "wrong":
+            say(f"WRONG {r.case.name}: {r.reason}")
+
+
+def test_onnx_node_tests(say):
+    cases, others = node_cases.load_all(OPERATORS)
+    if not cases:
+        pytest.skip("libonnx-testdata is not installed")
+    results = [examine(case) for case in cases]
+    report(say, results, others)
+    assert not [r.case.name for r in results if r.status == "wrong"]
+    refused = [r for r in results if r.status == "refused"]
+    assert not [r.case.name for r in refused if not expected(r)]
+    rows = [expected(r) for r in refused]
+    assert not [row for row in REFUSED if row not in rows], "rows of REFUSED that nothing needs"
+    assert constants(results) == CONSTANT

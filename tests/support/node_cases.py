@@ -131,7 +131,15 @@ def load_all(operators):
     return cases, len(others)
 
 
-# ---- one sample at a time ----
+# ---- smaller cases ----
+
+
+def first_output(case):
+    """The case without the outputs after the first, which mostly serve training."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    del model.graph.output[1:]
+    return dataclasses.replace(case, model=model, outputs=case.outputs[:1])
 
 
 def samples(case):
