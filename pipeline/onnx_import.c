@@ -183,13 +183,17 @@ static pg_err define(pg_importer *im, const pg_onnx_node *node, pg_op_def **out,
         pg_pool_array(im->job->load, (size_t)node->n_inputs, sizeof *inputs);
     if (def == NULL || inputs == NULL)
         return pg_import_no_memory(diag);
-    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)im->model.opset,
+    int64_t opset = node->opset > 0 ? node->opset : im->model.opset;
+    *def = (pg_op_def){.node = node->name, .type = node->type, .opset = (int)opset,
                        .attrs = node->attrs, .n_attrs = node->n_attrs, .inputs = inputs,
                        .n_inputs = node->n_inputs, .n_outputs = node->n_outputs};
     while (def->n_inputs > 0 && node->inputs[def->n_inputs - 1] < 0)
         def->n_inputs--; /* absent at the end is the same as not there */
     while (def->n_outputs > 0 && node->outputs[def->n_outputs - 1] < 0)
         def->n_outputs--;
+    for (int k = 0; k < def->n_outputs; k++)
+        if (node->outputs[k] >= 0 && im->wanted[node->outputs[k]])
+            def->n_read = k + 1;
     for (int k = 0; k < def->n_inputs; k++) {
         if (node->inputs[k] < 0)
             continue;
@@ -393,10 +397,10 @@ static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
 }
 
 static pg_err import_nodes(pg_importer *im, pg_diag *diag) {
-    bool *wanted = pg_pool_array(im->job->load, im->names.count, sizeof *wanted);
-    if (wanted == NULL)
+    im->wanted = pg_pool_array(im->job->load, im->names.count, sizeof *im->wanted);
+    if (im->wanted == NULL)
         return pg_import_no_memory(diag);
-    pg_import_find_live(im, wanted);
+    pg_import_find_live(im);
     for (int i = 0; i < im->n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)

@@ -133,7 +133,6 @@ static pg_err read_graph(pg_span message, pg_pool *pool, pg_onnx_model *m, pg_di
 typedef struct outline {
     pg_span graph, producer, version;
     int graphs;
-    bool functions;
 } outline;
 
 static pg_err read_outline(pg_span file, outline *o, pg_onnx_model *m, pg_diag *diag) {
@@ -152,9 +151,23 @@ static pg_err read_outline(pg_span file, outline *o, pg_onnx_model *m, pg_diag *
         else if (is_bytes(&f, 8))
             err = read_opset(f.bytes, &m->opset, diag);
         else if (is_bytes(&f, 25))
-            o->functions = true;
+            m->n_functions++;
     }
     return err == PG_OK && wire.malformed ? damaged(diag, "the file") : err;
+}
+
+static pg_err list_functions(pg_span file, pg_pool *pool, pg_onnx_model *m, pg_diag *diag) {
+    pg_wire wire = pg_wire_open(file);
+    pg_wire_field f;
+    int at = 0;
+    if (m->n_functions > PG_ONNX_MAX_FUNCTIONS)
+        return pg_fail(diag, PG_EMODEL, "the model defines more than %d functions",
+                       PG_ONNX_MAX_FUNCTIONS);
+    pg_err err = take_spans(pool, m->n_functions, &m->functions, diag);
+    while (err == PG_OK && pg_wire_next(&wire, &f))
+        if (is_bytes(&f, 25))
+            m->functions[at++] = f.bytes;
+    return err;
 }
 
 pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_diag *diag) {
@@ -165,8 +178,6 @@ pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_di
         return err;
     if (o.graphs != 1 || !pg_onnx_name_ok(o.producer) || !pg_onnx_name_ok(o.version))
         return damaged(diag, "the file");
-    if (o.functions)
-        return pg_fail(diag, PG_EMODEL, "the model defines functions, which are not supported");
     if (out->opset < MIN_OPSET || out->opset > MAX_OPSET)
         return pg_fail(diag, PG_EMODEL,
                        "the model uses operator set %lld; versions %d to %d are supported",
@@ -181,7 +192,8 @@ pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_di
         memcpy(text + o.producer.size + 1, o.version.data, o.version.size);
     }
     out->producer = text;
-    return read_graph(o.graph, pool, out, diag);
+    err = list_functions(file, pool, out, diag);
+    return err == PG_OK ? read_graph(o.graph, pool, out, diag) : err;
 }
 
 /* ---- graph inputs and outputs ---- */
@@ -265,9 +277,9 @@ pg_err pg_onnx_read_value(pg_span message, pg_names *names, pg_onnx_value *out, 
 /* ---- attributes ---- */
 
 typedef struct attr_fields {
-    pg_span name, text, tensor;
+    pg_span name, text, tensor, ref;
     int64_t type;
-    bool has_i, has_f, has_s, has_t, other, reference;
+    bool has_i, has_f, has_s, has_t, other;
     int64_t n_ints, n_floats; /* -1: damaged */
 } attr_fields;
 
@@ -297,8 +309,8 @@ static bool scan_attr(pg_span message, attr_fields *a, pg_attr *out) {
             count_list(&f, PG_WIRE_VARINT, &a->n_ints);
         else if (f.number == 20 && f.type == PG_WIRE_VARINT)
             a->type = (int64_t)f.value;
-        else if (f.number == 21)
-            a->reference = f.bytes.size > 0;
+        else if (is_bytes(&f, 21))
+            a->ref = f.bytes;
         else if (f.number == 6 || f.number == 9 || f.number == 10 || f.number == 11)
             a->other = true;
     }
@@ -375,19 +387,19 @@ static pg_err fill_tensor(pg_span message, pg_pool *pool, pg_onnx_external *exte
     return pg_onnx_read_tensor(message, pool, external, &name, tensor, diag);
 }
 
-static pg_err read_attr(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
-                        pg_diag *diag) {
+pg_err pg_onnx_read_attr(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
+                         pg_diag *diag) {
     attr_fields a = {0};
     if (!scan_attr(message, &a, out))
         return damaged(diag, "an attribute");
-    if (a.name.size == 0 || !pg_onnx_name_ok(a.name))
+    if (a.name.size == 0 || !pg_onnx_name_ok(a.name) || !pg_onnx_name_ok(a.ref))
         return bad_name(diag, "an attribute");
-    if (a.reference)
-        return pg_fail(diag, PG_EMODEL, "attribute '%.*s' refers to a function's argument",
-                       (int)a.name.size, (const char *)a.name.data);
     out->name = pg_pool_text(pool, (const char *)a.name.data, a.name.size);
-    out->type = attr_type(&a);
+    out->type = a.ref.size > 0 ? PG_ATTR_REF : attr_type(&a);
     pg_err err = out->name == NULL ? PG_ENOMEM : PG_OK;
+    if (err == PG_OK && out->type == PG_ATTR_REF &&
+        (out->s = pg_pool_text(pool, (const char *)a.ref.data, a.ref.size)) == NULL)
+        err = PG_ENOMEM;
     if (err == PG_OK && out->type == PG_ATTR_STRING) {
         if (!pg_onnx_name_ok(a.text))
             out->type = PG_ATTR_OTHER;
@@ -469,7 +481,7 @@ static pg_err fill_node(pg_span message, pg_pool *pool, pg_names *names,
             else
                 out->outputs[to++] = id;
         } else if (is_bytes(&f, 5)) {
-            err = read_attr(f.bytes, pool, external, &out->attrs[at++], diag);
+            err = pg_onnx_read_attr(f.bytes, pool, external, &out->attrs[at++], diag);
         }
     }
     return err;

@@ -490,3 +490,71 @@ def test_onnxsim(tmp_path):
     onnx.save(model, str(tmp_path / "sim.onnx"))
     double = net.double()
     check(tmp_path / "sim.onnx", picture(), lambda v: double(v)[0, 1], double, target=1)
+
+
+# ---- functions a model defines itself ----
+
+LOCAL = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+
+
+def with_functions(path, nodes, functions, out):
+    """The exported network with `nodes` between its body and what follows it."""
+    model = onnx.load(str(path))
+    g = model.graph
+    last = g.output[0].name
+    for n in g.node:
+        n.output[:] = ["before" if o == last else o for o in n.output]
+    g.node.extend(nodes)
+    model.functions.extend(functions)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    onnx.save(model, str(out))
+    return out
+
+
+def test_functions(tmp_path):
+    """A function that calls another, attributes by reference and by default, the same one called twice: values
+    inside must not be mixed up."""
+    leaky = helper.make_node("LeakyRelu", ["v"], ["t"])
+    ref = onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    leaky.attribute.append(ref)
+    act = helper.make_function("local", "Act", ["v"], ["w"], [leaky, helper.make_node("Tanh", ["t"], ["w"])], LOCAL,
+                               [], [helper.make_attribute("slope", .5)])
+    inner = helper.make_node("Act", ["v"], ["t"], domain="local")
+    inner.attribute.append(onnx.AttributeProto(name="slope", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
+    twice = helper.make_function("local", "Twice", ["v"], ["w"],
+                                 [inner, helper.make_node("Act", ["t"], ["u"], domain="local"),
+                                  helper.make_node("Add", ["t", "u"], ["w"])], LOCAL, ["slope"])
+    path = export(Net(pooled), tmp_path / "m.onnx", opset_version=17, output_names=["logits"])
+    nodes = [helper.make_node("Twice", ["before"], ["mid"], "first", domain="local", slope=.1),
+             helper.make_node("Twice", ["mid"], ["logits"], "second", domain="local", slope=.9)]
+    path = with_functions(path, nodes, [act, twice], tmp_path / "f.onnx")
+
+    def act_of(v, slope):
+        return torch.tanh(nn.functional.leaky_relu(v, slope))
+
+    def twice_of(v, slope):
+        return act_of(v, slope) + act_of(act_of(v, slope), .5)
+
+    net = Net(lambda n, y: twice_of(twice_of(pooled(n, y), .1), .9)).double()
+    check(path, picture(), lambda v: net(v)[0, 1], net, target=1)
+
+
+@pytest.mark.parametrize("kind,words", [("self", "too deeply"), ("bomb", "out of proportion"),
+                                        ("missing", "local::Gone")])
+def test_hostile_functions(tmp_path, kind, words):
+    def call(name, i="v", o="w"):
+        return helper.make_node(name, [i], [o], domain="local")
+
+    if kind == "self":
+        functions = [helper.make_function("local", "F0", ["v"], ["w"], [call("F0")], LOCAL)]
+    elif kind == "bomb":  # each level calls the next ten times: 10^12
+        functions = [helper.make_function("local", f"F{i}", ["v"], ["w"],
+                                          [call(f"F{i + 1}", "v", f"w{k}") for k in range(10)], LOCAL)
+                     for i in range(12)]
+        functions.append(helper.make_function("local", "F12", ["v"], ["w"], [], LOCAL))
+    else:
+        functions = [helper.make_function("local", "F0", ["v"], ["w"], [call("Gone")], LOCAL)]
+    path = export(Net(pooled), tmp_path / "m.onnx", opset_version=17, output_names=["logits"])
+    path = with_functions(path, [call("F0", "before", "logits")], functions, tmp_path / "f.onnx")
+    out = cli.run("inspect", "--model", path, check=False, timeout=10)
+    assert out.returncode == 3 and words in out.stderr, out.stderr
