@@ -44,8 +44,8 @@ static pg_err read_parameters(const pg_op_def *def, lrn_op *p, pg_diag *diag) {
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     lrn_op parameters = {.beta = 0};
     pg_err err = pg_node_one_input(def, diag);
-    if (!err && (def->inputs[0].shape.rank < 3 || def->inputs[0].shape.dims[0] != 1))
-        err = pg_node_refuse(def, diag, "needs a shape of [1,C,...]");
+    if (!err && def->inputs[0].shape.rank < 3)
+        err = pg_node_refuse(def, diag, "needs a shape of [N,C,...]");
     if (!err)
         err = read_parameters(def, &parameters, diag);
     if (!err)

@@ -99,11 +99,20 @@ static pg_err same(const pg_op_def *def, const pg_shape *in, pg_shape *out, pg_d
     return PG_OK;
 }
 
+/* In training mode it draws random numbers, and a share of the elements becomes 0. */
+static pg_err dropout(const pg_op_def *def, const pg_shape *in, pg_shape *out, pg_diag *diag) {
+    const pg_const *training = pg_node_constant(def, 2);
+    if (training != NULL &&
+        (training->dtype != PG_I64 || pg_shape_count(&training->shape) != 1 || training->i[0] != 0))
+        return pg_node_refuse(def, diag, "it is in training mode");
+    return same(def, in, out, diag);
+}
+
 static const struct {
     const char *type;
     pg_err (*shape)(const pg_op_def *def, const pg_shape *in, pg_shape *out, pg_diag *diag);
 } kinds[] = {
-    {"Dropout", same},   {"Flatten", flatten}, {"Identity", same},
+    {"Dropout", dropout}, {"Flatten", flatten}, {"Identity", same},
     {"Reshape", reshape}, {"Squeeze", squeeze}, {"Unsqueeze", unsqueeze},
 };
 
@@ -123,7 +132,8 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
         return err;
     (*out)->dst[0].shape = shape;
     (*out)->alias = true;
-    (*out)->layouts = kinds[kind].shape == same ? PG_LAYOUTS_SAME : PG_LAYOUTS_PLAIN;
+    bool any = kinds[kind].shape == same || kinds[kind].shape == dropout;
+    (*out)->layouts = any ? PG_LAYOUTS_SAME : PG_LAYOUTS_PLAIN;
     return PG_OK;
 }
 

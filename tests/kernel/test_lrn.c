@@ -10,16 +10,17 @@ static void lrn_case(pg_shape shape, int64_t size, float alpha, float beta, floa
     op_check_attr_float(&c, "bias", bias);
     op_check_open(&c, PG_CHANNELS_LAST);
     double expected[4096];
-    const int64_t C = shape.dims[1], n = pg_shape_count(&shape) / C;
-    for (int64_t k = 0; k < C; k++)
-        for (int64_t i = 0; i < n; i++) {
-            double sum = 0;
-            for (int64_t j = k - (size - 1) / 2; j <= k + size / 2; j++)
-                if (j >= 0 && j < C)
-                    sum += (double)c.x[0][j * n + i] * c.x[0][j * n + i];
-            expected[k * n + i] = (double)c.x[0][k * n + i] /
-                                  pow((double)bias + (double)alpha / (double)size * sum, beta);
-        }
+    const int64_t C = shape.dims[1], count = pg_shape_count(&shape);
+    const int64_t n = count / C / shape.dims[0];
+    for (int64_t at = 0; at < count; at++) { /* at = (sample * C + k) * n + i */
+        const int64_t k = at / n % C;
+        double sum = 0;
+        for (int64_t j = k - (size - 1) / 2; j <= k + size / 2; j++)
+            if (j >= 0 && j < C)
+                sum += pow((double)c.x[0][at + (j - k) * n], 2);
+        expected[at] = (double)c.x[0][at] /
+                       pow((double)bias + (double)alpha / (double)size * sum, beta);
+    }
     op_check_forward(&c);
     op_check_dst(&c, 0, expected, 1e-6);
     op_check_gradient(&c, 3e-3);
@@ -32,6 +33,7 @@ Test(lrn, windows) {
     lrn_case(SHAPE(1, 9, 3, 4), 4, 2, 0.5f, 1); /* an even window reaches further up */
     lrn_case(SHAPE(1, 3, 2, 2), 9, 1, 1, 1);
     lrn_case(SHAPE(1, 6, 5), 1, 1, 0.75f, 1);
+    lrn_case(SHAPE(2, 6, 3, 2), 3, 2, 0.75f, 1);
 }
 
 static void refused(int64_t size, float alpha, float bias, pg_shape shape, const char *part) {
@@ -52,7 +54,6 @@ Test(lrn, refuses) {
     refused(5, 1, 0, SHAPE(1, 3, 4, 4), "bias");
     refused(5, 1, INFINITY, SHAPE(1, 3, 4, 4), "bias");
     refused(5, 1, 1, SHAPE(1, 3), "shape");
-    refused(5, 1, 1, SHAPE(2, 3, 4, 4), "shape");
     op_check c;
     op_check_init(&c, "LRN", 13);
     op_check_input(&c, SHAPE(1, 3, 4, 4));

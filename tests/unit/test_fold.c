@@ -74,6 +74,19 @@ Test(fold, reshape_and_transpose) {
     pg_pool_clear(&pool);
 }
 
+Test(fold, reduction_over_no_axes_is_over_all_unless_it_is_none) {
+    static const int64_t data[] = {1, 2, 3};
+    pg_const in[] = {ints(data, 1, 3), ints(NULL, 1, 0)};
+    pg_attr noop = {.name = "noop_with_empty_axes", .type = PG_ATTR_INT, .i = 1};
+    pg_pool pool = {0};
+    pg_const out;
+    cr_assert_eq(fold("ReduceSum", NULL, 0, in, 2, &pool, &out), PG_OK);
+    cr_assert(out.shape.dims[0] == 1 && out.i[0] == 6);
+    cr_assert_eq(fold("ReduceSum", &noop, 1, in, 2, &pool, &out), PG_OK);
+    cr_assert(out.shape.dims[0] == 3 && out.i[2] == 3);
+    pg_pool_clear(&pool);
+}
+
 Test(fold, bombs_are_refused) {
     static const int64_t huge[] = {1 << 20, 1 << 20}, one[] = {1}, zero[] = {0},
                          far[] = {INT64_MAX}, still[] = {0};
