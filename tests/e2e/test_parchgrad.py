@@ -32,10 +32,11 @@ LAYERS = [.3, .5, .9, "default"]
 class Case:
     """One network in one export, calibrated by both sides."""
 
-    def __init__(self, name, bn, folder, samples=64, classes=4, size=SIZE, program=None, env=None):
+    def __init__(self, name, bn, folder, samples=64, classes=4, size=SIZE, opset=13, program=None,
+                 env=None):
         self.size, self.program, self.env = size, program, env
-        self.path = models.export(name, size, CLASSES, bn=bn)
-        self.ref = Reference(models.build(name, size, CLASSES), fold=bn == "fold")
+        self.path = models.export(name, size, CLASSES, opset=opset, bn=bn)
+        self.ref = Reference(models.build(name, size, CLASSES), fold=bn == "fold", size=size)
         self.labels = [i % classes for i in range(samples)]
         self.inputs = [models.picture(i, size, classes) for i in range(samples)]
         self.stats_file = folder / "stats"
@@ -43,7 +44,7 @@ class Case:
         cli.calibrate(self.path, folder / "data", self.stats_file, program=program, env=env,
                       parchgrad__layers=1.0)
         self.stats = Statistics.measure(self.ref, self.inputs, self.labels)
-        self.x = models.test_picture(name, size, CLASSES)
+        self.x = models.test_picture(size)
         self.logits = self.ref.forward(self.x)
         self.gaps = self.ref.gaps()
         self.target = 2

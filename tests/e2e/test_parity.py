@@ -74,7 +74,7 @@ def torch_float32_errors(net, x, expected):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity(name, say):
     net = models.build(name)
-    x = models.test_picture(name)
+    x = models.test_picture()
     expected = truth(net, x)
     assert np.abs(expected[1]).max() > 1e-6, "the reference gradient is not healthy"
     bad = []
