@@ -108,7 +108,7 @@ static pg_err network_run(pg_bench *b, float *seed, int run, pg_diag *diag) {
 }
 
 static pg_err bench_network(pg_bench *b, bool layers, pg_diag *diag) {
-    pg_err err = pg_explainer_open_model(&b->explain, &b->model, diag);
+    pg_err err = pg_explainer_open_model(&b->explain, NULL, &b->model, diag);
     if (err == PG_OK)
         err = pg_model_prepare(b->model, NULL, true, diag);
     if (err == PG_OK)
@@ -118,7 +118,7 @@ static pg_err bench_network(pg_bench *b, bool layers, pg_diag *diag) {
     const pg_model_info *info = pg_model_get_info(b->model);
     pg_layout layout;
     fill(pg_session_input(b->session, &layout), pg_shape_count(&info->input));
-    float *seed = pg_calloc((size_t)info->classes, sizeof *seed);
+    float *seed = pg_calloc((size_t)pg_shape_count(&info->output.shape), sizeof *seed);
     if (seed == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
     seed[0] = 1;

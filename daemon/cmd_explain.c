@@ -22,6 +22,7 @@ static const pg_cli_option options[] = {
     {"--save-attribution", "FILE.npy", NULL, "signed attribution, float32 [3,H,W]"},
     {"--save-map", "FILE.npy", NULL, "the map, float32 [H,W]"},
     {"--save-logits", "FILE.npy", NULL, "the logits, float32 [classes]"},
+    {"--save-output", "FILE.npy", NULL, "the network's output, float32 in its own shape"},
     {"--save-overlay", "FILE.png|jpg", NULL, "the map in colour over the picture"},
     {"--list-methods", NULL, NULL, "print the methods there are"},
     {0},
@@ -83,6 +84,19 @@ static pg_err save_array(pg_explain_job *job, const char *option, pg_shape shape
     return path == NULL ? PG_OK : pg_npy_save(path, &shape, values, diag);
 }
 
+static pg_err save_output(pg_explain_job *job, pg_diag *diag) {
+    const pg_desc *output = &pg_model_get_info(pg_explainer_model(job->explainer))->output;
+    if (pg_cli_value(job->cli, "--save-output") == NULL)
+        return PG_OK;
+    float *plain = pg_malloc((size_t)pg_shape_count(&output->shape) * sizeof *plain);
+    if (plain == NULL)
+        return pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_layout_convert(&output->shape, output->layout, job->result.output, PG_PLAIN, plain);
+    pg_err err = save_array(job, "--save-output", output->shape, plain, diag);
+    pg_free(plain);
+    return err;
+}
+
 static pg_err save(pg_explain_job *job, pg_diag *diag) {
     const pg_explanation *r = &job->result;
     pg_shape input = pg_model_get_info(pg_explainer_model(job->explainer))->input;
@@ -96,6 +110,8 @@ static pg_err save(pg_explain_job *job, pg_diag *diag) {
         err = save_array(job, "--save-map", map, r->map, diag);
     if (err == PG_OK)
         err = save_array(job, "--save-logits", logits, r->logits, diag);
+    if (err == PG_OK)
+        err = save_output(job, diag);
     const char *overlay = pg_cli_value(job->cli, "--save-overlay");
     if (err == PG_OK && overlay != NULL)
         err = pg_image_save(overlay, pg_pipeline_overlay(job->pipeline), r->width, r->height, diag);

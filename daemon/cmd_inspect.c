@@ -16,6 +16,7 @@ static const pg_cli_option options[] = {
 
 /* A prepared model, and which of its convolutions the configuration selects. */
 typedef struct pg_inspection {
+    pg_refusals refusals; /* of a file that is not supported: then there is no model */
     pg_model *model;
     const pg_model_info *info;
     bool *selected; /* [n_convs] */
@@ -24,7 +25,7 @@ typedef struct pg_inspection {
 
 static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
     pg_threads_set(config->explain.threads);
-    pg_err err = pg_explainer_open_model(&config->explain, &out->model, diag);
+    pg_err err = pg_explainer_open_model(&config->explain, &out->refusals, &out->model, diag);
     if (err != PG_OK)
         return err;
     out->info = pg_model_get_info(out->model);
@@ -91,6 +92,28 @@ static void print_ops(const pg_inspection *it) {
     }
 }
 
+/* What is left out at the end, in words; NULL: nothing. */
+static const char *squash_name(const pg_model_info *m) {
+    return m->squash == PG_SQUASH_SOFTMAX   ? "softmax"
+           : m->squash == PG_SQUASH_SIGMOID ? "sigmoid"
+                                            : NULL;
+}
+
+static void print_output(const pg_model_info *m) {
+    char shape[PG_SHAPE_TEXT];
+    printf("explained: %s %s, %" PRId64 " classes along axis %d", m->logits_name,
+           pg_shape_text(&m->output.shape, shape), m->classes, m->class_axis);
+    if (squash_name(m) != NULL)
+        printf("; the input of the file's last %s, which is left out", squash_name(m));
+    if (pg_shape_count(&m->output.shape) > m->classes)
+        printf("; the sum over %" PRId64 " cells, or explain.region",
+               pg_shape_count(&m->output.shape) / m->classes);
+    printf("\noutputs of the file:");
+    for (int i = 0; i < m->n_outputs; i++)
+        printf("%s %s", i > 0 ? "," : "", m->outputs[i]);
+    puts("");
+}
+
 static void print_text(const pg_inspection *it) {
     const pg_model_info *m = it->info;
     char shape[PG_SHAPE_TEXT];
@@ -98,9 +121,10 @@ static void print_text(const pg_inspection *it) {
     printf("made by %s, ONNX IR %" PRId64 ", opset %" PRId64 "\n",
            m->producer == NULL || m->producer[0] == '\0' ? "(not said)" : m->producer,
            m->ir_version, m->opset);
-    printf("input: %s %s\nlogits: %s, %" PRId64 " classes%s\n", m->input_name,
-           pg_shape_text(&m->input, shape), m->logits_name, m->classes,
-           m->softmax_removed ? " (the input of the file's last softmax)" : "");
+    printf("input: %s %s%s%s\n", m->input_name, pg_shape_text(&m->input, shape),
+           m->channels_last ? ", channels last in the file" : "",
+           m->input_bytes ? ", bytes: pixels go in as they are" : "");
+    print_output(m);
     printf("nodes: %d in the file, %d folded away, %d run\n", m->nodes_in_file, m->nodes_folded,
            m->nodes_run);
     printf("batch normalisation: %s\n", batch_norm_case(m));
@@ -114,6 +138,7 @@ static void print_text(const pg_inspection *it) {
 
 static void json_model(pg_json *json, const pg_inspection *it) {
     const pg_model_info *m = it->info;
+    pg_json_bool(json, "supported", true);
     pg_json_string(json, "path", m->path);
     pg_json_string(json, "sha256", m->sha256_hex);
     pg_json_int(json, "file_bytes", (int64_t)m->file_bytes);
@@ -127,7 +152,18 @@ static void json_model(pg_json *json, const pg_inspection *it) {
     pg_json_close(json, ']');
     pg_json_string(json, "logits_name", m->logits_name);
     pg_json_int(json, "classes", m->classes);
-    pg_json_bool(json, "softmax_removed", m->softmax_removed);
+    pg_json_int(json, "class_axis", m->class_axis);
+    pg_json_string(json, "left_out", squash_name(m));
+    pg_json_open(json, "output", '[');
+    for (int i = 0; i < m->output.shape.rank; i++)
+        pg_json_int(json, NULL, m->output.shape.dims[i]);
+    pg_json_close(json, ']');
+    pg_json_open(json, "outputs", '[');
+    for (int i = 0; i < m->n_outputs; i++)
+        pg_json_string(json, NULL, m->outputs[i]);
+    pg_json_close(json, ']');
+    pg_json_bool(json, "channels_last", m->channels_last);
+    pg_json_bool(json, "input_bytes", m->input_bytes);
     pg_json_int(json, "nodes_in_file", m->nodes_in_file);
     pg_json_int(json, "nodes_folded", m->nodes_folded);
     pg_json_int(json, "nodes_run", m->nodes_run);
@@ -188,17 +224,56 @@ static pg_err print_json(const pg_inspection *it, pg_diag *diag) {
     return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
 }
 
+/* ---- a file that is not supported ---- */
+
+static void print_refusals(const pg_refusals *r, const char *path) {
+    printf("%s: %d node%s not supported\n", path, r->count, r->count == 1 ? " is" : "s are");
+    for (int i = 0; i < r->kept; i++) {
+        const pg_refusal *item = &r->items[i];
+        printf("  %-20s node '%s': %s\n", item->type, item->node, item->reason);
+        if (item->advice[0] != '\0')
+            printf("  %-20s what to do: %s\n", "", item->advice);
+    }
+    if (r->kept < r->count)
+        printf("  ... and %d more\n", r->count - r->kept);
+}
+
+static bool json_refusals(const pg_refusals *r, const char *path) {
+    pg_json json = {0};
+    pg_json_open(&json, NULL, '{');
+    pg_json_string(&json, "path", path);
+    pg_json_bool(&json, "supported", false);
+    pg_json_int(&json, "unsupported_count", r->count);
+    pg_json_open(&json, "unsupported", '[');
+    for (int i = 0; i < r->kept; i++) {
+        pg_json_open(&json, NULL, '{');
+        pg_json_string(&json, "node", r->items[i].node);
+        pg_json_string(&json, "type", r->items[i].type);
+        pg_json_string(&json, "reason", r->items[i].reason);
+        pg_json_string(&json, "advice", r->items[i].advice);
+        pg_json_close(&json, '}');
+    }
+    pg_json_close(&json, ']');
+    pg_json_close(&json, '}');
+    return pg_json_print(&json);
+}
+
 static pg_err run(const pg_cli *cli, pg_diag *diag) {
     const pg_config *config = NULL;
     pg_inspection it = {0};
     pg_err err = pg_cli_config(cli, &config, diag);
     if (err == PG_OK)
         err = pg_cli_locate(config, look(config, &it, diag), diag);
+    if (it.refusals.count > 0 && !cli->json)
+        print_refusals(&it.refusals, config->explain.model_path);
+    else if (it.refusals.count > 0 && !json_refusals(&it.refusals, config->explain.model_path))
+        err = pg_fail(diag, PG_ENOMEM, "out of memory");
     if (err == PG_OK && cli->json)
         err = print_json(&it, diag);
     else if (err == PG_OK)
         print_text(&it);
     pg_model_destroy(&it.model);
+    pg_refusals_clear(&it.refusals);
     pg_free(it.selected);
     pg_config_destroy(&config);
     return err;

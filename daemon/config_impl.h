@@ -59,6 +59,9 @@ pg_err pg_config_strings(pg_config_impl *impl, const char *path, const pg_yaml *
 #define PG_CONFIG_READER(name)                                                                     \
     pg_err pg_config_read_##name(pg_config_impl *impl, const pg_key *key, const char *path,        \
                                  const pg_yaml *node, void *base, pg_diag *diag)
+PG_CONFIG_READER(class_axis);
+PG_CONFIG_READER(inputs);
+PG_CONFIG_READER(region);
 PG_CONFIG_READER(mean);
 PG_CONFIG_READER(std);
 PG_CONFIG_READER(size);

@@ -1,9 +1,11 @@
-/* Readers of keys that are more than one number or word: model.input and parchgrad. */
+/* Readers of keys that are more than one number or word: model, explain and parchgrad. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/config_impl.h"
+#include "kernels/tensor.h"
+#include "pipeline/model.h"
 
 static pg_err no_memory(pg_diag *diag) {
     return pg_fail(diag, PG_ENOMEM, "out of memory while reading the configuration");
@@ -17,6 +19,87 @@ static bool whole(const pg_yaml *node, int64_t max, int64_t *out) {
         return false;
     *out = (int64_t)value;
     return true;
+}
+
+PG_CONFIG_READER(class_axis) {
+    (void)impl, (void)key;
+    int64_t axis = -1;
+    bool automatic = node->kind == PG_YAML_SCALAR && strcmp(node->text, "auto") == 0;
+    if (!automatic && (!whole(node, PG_MAX_RANK - 1, &axis) || axis < 1))
+        return pg_fail(diag, PG_ECONFIG, "%s: %s must be auto or an axis from 1 to %d",
+                       node->where, path, PG_MAX_RANK - 1);
+    ((pg_config *)base)->explain.class_axis = (int)axis;
+    return PG_OK;
+}
+
+/* The value of one further input: a number, a list of them, or a file. */
+static pg_err input_value(pg_config_impl *impl, const char *path, const pg_yaml *node,
+                          pg_model_value *out, pg_diag *diag) {
+    double *values = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *values);
+    if (values == NULL)
+        return no_memory(diag);
+    int64_t n = 0;
+    bool ok = pg_config_number(node, &values[0]);
+    if (ok)
+        n = 1;
+    size_t length = strlen(node->text);
+    bool file = !ok && length > 4 && strcmp(node->text + length - 4, ".npy") == 0;
+    if (node->kind == PG_YAML_LIST && node->count > 0) {
+        ok = true;
+        for (const pg_yaml *entry = node->first; ok && entry != NULL; entry = entry->next)
+            ok = pg_config_number(entry, &values[n++]);
+    }
+    if (!ok && !file)
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must give each input a number, a list of numbers or a .npy file",
+                       node->where, path);
+    *out = (pg_model_value){.name = node->key,
+                            .values = values,
+                            .count = n,
+                            .path = file ? node->text : NULL};
+    return PG_OK;
+}
+
+PG_CONFIG_READER(inputs) {
+    (void)key;
+    pg_explain_options *explain = &((pg_config *)base)->explain;
+    if (node->kind != PG_YAML_MAP)
+        return pg_fail(diag, PG_ECONFIG, "%s: %s must map names of inputs to numbers", node->where,
+                       path);
+    pg_model_value *inputs = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *inputs);
+    if (inputs == NULL)
+        return no_memory(diag);
+    int n = 0;
+    for (const pg_yaml *entry = node->first; entry != NULL; entry = entry->next) {
+        pg_err err = input_value(impl, path, entry, &inputs[n++], diag);
+        if (err != PG_OK)
+            return err;
+    }
+    explain->inputs = inputs;
+    explain->n_inputs = n;
+    return PG_OK;
+}
+
+PG_CONFIG_READER(region) {
+    (void)key;
+    pg_head_options *head = &((pg_config *)base)->explain.head;
+    head->n_region = 0;
+    if (node->kind == PG_YAML_SCALAR && strcmp(node->text, "all") == 0)
+        return PG_OK;
+    int64_t *cells = pg_pool_array(&impl->pool, (size_t)node->count + 1, sizeof *cells);
+    if (cells == NULL)
+        return no_memory(diag);
+    int n = 0;
+    bool ok = node->kind == PG_YAML_LIST && node->count > 0 && node->count <= 2 * PG_MAX_RANK;
+    for (const pg_yaml *entry = node->first; ok && entry != NULL; entry = entry->next)
+        ok = whole(entry, INT32_MAX, &cells[n++]);
+    if (!ok)
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must be all, or a list of cell numbers as in [3, 4] or [0, 0, 8, 8]",
+                       node->where, path);
+    head->region = cells;
+    head->n_region = n;
+    return PG_OK;
 }
 
 /* [r, g, b], or one number for all. */

@@ -14,6 +14,8 @@ typedef struct pg_gemm_spec {
     float alpha, beta;
     const pg_const *a, *b, *c; /* NULL: run-time (a, b) or absent (c). Valid until prepare has
                                   returned. c broadcasts to [M,N]. */
+    int c_src; /* which run-time input C is, [c_rows, c_cols] with 1 where it broadcasts; -1: none */
+    int64_t c_rows, c_cols;
     /* Leading axes, product only: their sizes in the output, and how far each operand moves per
      * step (0: broadcast). batch_rank 0: a single product. */
     int batch_rank;
@@ -35,6 +37,12 @@ float *pg_gemm_bias(const pg_gemm_spec *spec, int64_t *rows);
 
 /* y[m,n] += bias[m or 0, n]. bias NULL: nothing. */
 void pg_gemm_add_bias(int64_t m, int64_t n, const float *bias, int64_t rows, float *y);
+
+/* y[m,n] += beta * C where C is computed at run time; else nothing. */
+void pg_gemm_add_c(const pg_gemm_spec *spec, const pg_op_io *io, float *y);
+
+/* The gradient of a run-time C, if anybody wants it: beta * d_y, summed where C broadcasts. */
+void pg_gemm_backward_c(const pg_gemm_spec *spec, const pg_op_io *io);
 
 /* dnnl_sgemm on row-major matrices without padding: out[rows,cols] = alpha a' b' + beta out with
  * `inner` the summed axis. */

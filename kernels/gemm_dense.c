@@ -50,12 +50,15 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
     float *y = io->dst[0];
     if (s->m == 1) {
         pg_gemv(s->n, s->k, dense->weights, io->src[0], dense->bias, y);
+        pg_gemm_add_c(s, io, y);
         return PG_OK;
     }
     pg_err err = pg_sgemm(s->trans_a, true, s->m, s->n, s->k, 1, io->src[0], dense->weights, 0, y);
-    if (!err)
-        pg_gemm_add_bias(s->m, s->n, dense->bias, dense->bias_rows, y);
-    return err;
+    if (err)
+        return err;
+    pg_gemm_add_bias(s->m, s->n, dense->bias, dense->bias_rows, y);
+    pg_gemm_add_c(s, io, y);
+    return PG_OK;
 }
 
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
@@ -63,6 +66,7 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const pg_gemm_spec *s = &dense->spec;
     const float *d_y = io->d_dst[0];
     float *d_a = io->d_src[0];
+    pg_gemm_backward_c(s, io);
     if (d_a == NULL)
         return PG_OK;
     if (s->m == 1) {

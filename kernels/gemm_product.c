@@ -79,8 +79,10 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
         float *y = io->dst[0] + i * s->m * s->n;
         err = pg_sgemm(s->trans_a, s->trans_b, s->m, s->n, s->k, s->alpha,
                        a + offset(s, s->a_steps, i), b + offset(s, s->b_steps, i), 0, y);
-        if (!err)
-            pg_gemm_add_bias(s->m, s->n, product->bias, product->bias_rows, y);
+        if (err)
+            break;
+        pg_gemm_add_bias(s->m, s->n, product->bias, product->bias_rows, y);
+        pg_gemm_add_c(s, io, y); /* Gemm alone has a C, and but one batch */
     }
     return err;
 }
@@ -107,12 +109,14 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const float *a, *b;
     operands(product, io, &a, &b);
     float *d_a = product->constants[0] ? NULL : io->d_src[0];
-    float *d_b = product->constants[1] ? NULL : io->d_src[product->constants[0] ? 0 : 1];
+    int at_src_b = product->constants[0] ? 0 : 1;
+    float *d_b = product->constants[1] ? NULL : io->d_src[at_src_b];
+    pg_gemm_backward_c(s, io);
     bool collect_a = broadcasts(s, s->a_steps), collect_b = broadcasts(s, s->b_steps);
     if (d_a && collect_a)
         memset(d_a, 0, (size_t)pg_shape_count(&op->src[0].shape) * sizeof *d_a);
     if (d_b && collect_b)
-        memset(d_b, 0, (size_t)pg_shape_count(&op->src[op->n_src - 1].shape) * sizeof *d_b);
+        memset(d_b, 0, (size_t)pg_shape_count(&op->src[at_src_b].shape) * sizeof *d_b);
     pg_err err = PG_OK;
     for (int64_t i = 0; !err && i < product->batches; i++) {
         const float *d_y = io->d_dst[0] + i * s->m * s->n;

@@ -95,6 +95,8 @@ pg_mem_stats pg_mem_get_stats(void) {
                           .peak_bytes = atomic_load(&peak_bytes)};
 }
 
+void pg_mem_reset_peak(void) { atomic_store(&peak_bytes, atomic_load(&live_bytes)); }
+
 void pg_mem_fail(int64_t after, int64_t count) {
     atomic_store(&fail_count, 0);
     atomic_store(&fail_after, after);

@@ -36,6 +36,9 @@ typedef struct pg_mem_stats {
 } pg_mem_stats;
 pg_mem_stats pg_mem_get_stats(void);
 
+/* Test hook: from now on peak_bytes is the peak since this call. */
+void pg_mem_reset_peak(void);
+
 /* Test hook: lets the next `after` allocations succeed, then makes `count` of them return NULL
  * (count < 0: all of them). pg_mem_fail(0, 0) switches it off. */
 void pg_mem_fail(int64_t after, int64_t count);

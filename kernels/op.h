@@ -37,6 +37,7 @@ typedef enum pg_attr_type {
     PG_ATTR_INTS,
     PG_ATTR_FLOATS,
     PG_ATTR_TENSOR,
+    PG_ATTR_REF,   /* in the body of a function: the caller's attribute named s; gone after import */
     PG_ATTR_OTHER, /* graphs, strings, sparse tensors: no operator here takes one */
 } pg_attr_type;
 

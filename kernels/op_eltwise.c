@@ -3,7 +3,10 @@
  *
  * Each function reads its two parameters a and b (slope, bounds, ...); the derivative is taken from
  * x, the input, so that no function needs two rules. At kinks the derivative is what torch takes:
- * 0 for ReLU at 0, 0 at both bounds of Clip. */
+ * 0 for ReLU at 0, 0 at both bounds of Clip. Steps (Sign, Round, Not, ...) have derivative 0, and a
+ * model that computes with them is explained through what else it computes. Where a derivative is
+ * infinite (Sqrt at 0, Asin at 1) it stays so, as in torch: it would poison the map, and a network
+ * whose gradient does not exist should not look as if it did. */
 #include <math.h>
 #include <string.h>
 
@@ -46,14 +49,34 @@ extern const pg_op_class pg_eltwise_class;
         }                                                                                          \
     }
 
-static inline float tanh_of(float v) { return 2.0f * pg_sigmoidf(2.0f * v) - 1.0f; }
+/* Steps: the derivative is 0, whatever comes from above. */
+#define STEP(name, f)                                                                              \
+    PG_CLONES static void name##_value(int64_t n, const float *x, float a, float b, float *y) {   \
+        (void)a, (void)b;                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            float v = x[i];                                                                        \
+            y[i] = (f);                                                                            \
+        }                                                                                          \
+    }
+static void zero_slope(int64_t n, const float *x, float a, float b, const float *dy, float *dx) {
+    (void)x, (void)a, (void)b, (void)dy;
+    memset(dx, 0, (size_t)n * sizeof *dx);
+}
+
 static inline float softplus_of(float v) {
     return (v > 0 ? v : 0) + log1pf(pg_expf(v > 0 ? -v : v));
 }
-static inline float mish_slope_of(float v) {
-    float t = tanh_of(softplus_of(v));
-    return t + v * (1 - t * t) * pg_sigmoidf(v);
+/* tanh(softplus(v)) = m / (m + 2) with w = e^v, m = w^2 + 2 w; 1 from v = 20 on. */
+static inline float mish_of(float v) {
+    float w = pg_expf(v), m = w * (w + 2);
+    return v > 20 ? v : v * (m / (m + 2));
 }
+static inline float mish_slope_of(float v) {
+    float w = pg_expf(v), m = w * (w + 2), q = 1 / (m + 2);
+    return v > 20 ? 1.0f : m * q + v * (4 * w * (w + 1) * q * q);
+}
+/* The exponential branch of Elu, Celu: e^v - 1. Alpha < 0 takes Celu above 0. */
+static inline float expm1_of(float v) { return v < 0 ? pg_expm1f_below_0(v) : pg_expf(v) - 1; }
 static inline float normal_cdf(float v) { return 0.5f * erfcf(-v * 0.70710678f); }
 static inline float gelu_slope_of(float v) {
     return normal_cdf(v) + v * 0.39894228f * pg_expf(-0.5f * v * v);
@@ -61,7 +84,8 @@ static inline float gelu_slope_of(float v) {
 
 /* The inner u = sqrt(2/pi) (v + 0.044715 v^3) of the approximation 0.5 v (1 + tanh u). */
 static inline float gelu_inner(float v) { return 0.79788456f * (v + 0.044715f * v * v * v); }
-static inline float gelu_tanh_slope_of(float v) {
+static inline float gelu_tanh_slope_of(float x) {
+    float v = x > 12 ? 12 : x < -12 ? -12 : x; /* beyond, s (1 - s) is 0 and v^2 may be infinite */
     float s = pg_sigmoidf(2.0f * gelu_inner(v));
     return s + v * 2.0f * s * (1 - s) * 0.79788456f * (1 + 0.134145f * v * v);
 }
@@ -76,13 +100,13 @@ FUNCTION(hard_sigmoid, a * v + b < 0 ? 0.0f : a * v + b > 1 ? 1.0f : a * v + b,
          a * v + b > 0 && a * v + b < 1 ? a : 0.0f)
 FUNCTION(hard_swish, v * (v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 6 + 0.5f),
          v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 3 + 0.5f)
-FUNCTION(tanh, tanh_of(v), 1.0f - tanh_of(v) * tanh_of(v))
-FUNCTION(elu, v > 0 ? v : a * (pg_expf(v) - 1), v > 0 ? 1.0f : a * pg_expf(v))
-FUNCTION(celu, v > 0 ? v : a * (pg_expf(v / a) - 1), v > 0 ? 1.0f : pg_expf(v / a))
-FUNCTION(selu, b * (v > 0 ? v : a * (pg_expf(v) - 1)), b * (v > 0 ? 1.0f : a * pg_expf(v)))
+FUNCTION(tanh, pg_tanhf(v), 1.0f - pg_tanhf(v) * pg_tanhf(v))
+FUNCTION(elu, v > 0 ? v : a * expm1_of(v), v > 0 ? 1.0f : a * pg_expf(v))
+FUNCTION(celu, v > 0 ? v : a * expm1_of(v / a), v > 0 ? 1.0f : pg_expf(v / a))
+FUNCTION(selu, b * (v > 0 ? v : a * expm1_of(v)), b * (v > 0 ? 1.0f : a * pg_expf(v)))
 FUNCTION(softplus, softplus_of(v), pg_sigmoidf(v))
 FUNCTION(softsign, v / (1 + fabsf(v)), 1.0f / ((1 + fabsf(v)) * (1 + fabsf(v))))
-FUNCTION(mish, v * tanh_of(softplus_of(v)), mish_slope_of(v))
+FUNCTION(mish, mish_of(v), mish_slope_of(v))
 FUNCTION(gelu, v * normal_cdf(v), gelu_slope_of(v))
 FUNCTION(gelu_tanh, v * pg_sigmoidf(2.0f * gelu_inner(v)), gelu_tanh_slope_of(v))
 FUNCTION(erf, erff(v), 1.12837917f * pg_expf(-v * v))
@@ -92,16 +116,45 @@ FUNCTION(sqrt, sqrtf(v), 0.5f / sqrtf(v))
 FUNCTION(reciprocal, 1.0f / v, -1.0f / (v * v))
 FUNCTION(neg, -v, -1.0f)
 FUNCTION(abs, fabsf(v), v > 0 ? 1.0f : v < 0 ? -1.0f : 0.0f)
+FUNCTION(shrink, v < -a ? v + b : v > a ? v - b : v == v ? 0.0f : v,
+         v < -a || v > a ? 1.0f : 0.0f)
+FUNCTION(sin, sinf(v), cosf(v))
+FUNCTION(cos, cosf(v), -sinf(v))
+FUNCTION(tan, tanf(v), 1.0f + tanf(v) * tanf(v))
+FUNCTION(asin, asinf(v), 1.0f / sqrtf((1 - v) * (1 + v)))
+FUNCTION(acos, acosf(v), -1.0f / sqrtf((1 - v) * (1 + v)))
+FUNCTION(atan, atanf(v), 1.0f / (1 + v * v))
+FUNCTION(sinh, sinhf(v), coshf(v))
+FUNCTION(cosh, coshf(v), sinhf(v))
+FUNCTION(asinh, asinhf(v), 1.0f / hypotf(v, 1.0f))
+FUNCTION(acosh, acoshf(v), 1.0f / (sqrtf(v - 1) * sqrtf(v + 1)))
+FUNCTION(atanh, atanhf(v), 1.0f / ((1 - v) * (1 + v)))
+STEP(sign, v > 0 ? 1.0f : v < 0 ? -1.0f : v)
+STEP(floor, floorf(v))
+STEP(ceil, ceilf(v))
+STEP(round, rintf(v)) /* half to even, the rounding mode every thread starts with */
+STEP(not, v == 0 ? 1.0f : 0.0f)
 
 #define ROW(type, attr_a, a, attr_b, b, name)                                                      \
     {type, attr_a, attr_b, a, b, name##_value, name##_slope}
+#define STEP_ROW(type, name) {type, NULL, NULL, 0, 0, name##_value, zero_slope}
 static const eltwise_function functions[] = {
     ROW("Abs", NULL, 0, NULL, 0, abs),
+    ROW("Acos", NULL, 0, NULL, 0, acos),
+    ROW("Acosh", NULL, 0, NULL, 0, acosh),
+    ROW("Asin", NULL, 0, NULL, 0, asin),
+    ROW("Asinh", NULL, 0, NULL, 0, asinh),
+    ROW("Atan", NULL, 0, NULL, 0, atan),
+    ROW("Atanh", NULL, 0, NULL, 0, atanh),
+    STEP_ROW("Ceil", ceil),
     ROW("Celu", "alpha", 1, NULL, 0, celu),
     ROW("Clip", "min", -3.402823466e38f, "max", 3.402823466e38f, clip),
+    ROW("Cos", NULL, 0, NULL, 0, cos),
+    ROW("Cosh", NULL, 0, NULL, 0, cosh),
     ROW("Elu", "alpha", 1, NULL, 0, elu),
     ROW("Erf", NULL, 0, NULL, 0, erf),
     ROW("Exp", NULL, 0, NULL, 0, exp),
+    STEP_ROW("Floor", floor),
     ROW("Gelu", NULL, 0, NULL, 0, gelu),
     ROW("HardSigmoid", "alpha", 0.2f, "beta", 0.5f, hard_sigmoid),
     ROW("HardSwish", NULL, 0, NULL, 0, hard_swish),
@@ -109,14 +162,21 @@ static const eltwise_function functions[] = {
     ROW("Log", NULL, 0, NULL, 0, log),
     ROW("Mish", NULL, 0, NULL, 0, mish),
     ROW("Neg", NULL, 0, NULL, 0, neg),
+    STEP_ROW("Not", not),
     ROW("Reciprocal", NULL, 0, NULL, 0, reciprocal),
     ROW("Relu", NULL, 0, NULL, 0, relu),
+    STEP_ROW("Round", round),
     ROW("Selu", "alpha", 1.67326319f, "gamma", 1.05070102f, selu),
+    ROW("Shrink", "lambd", 0.5f, "bias", 0, shrink),
     ROW("Sigmoid", NULL, 0, NULL, 0, sigmoid),
+    STEP_ROW("Sign", sign),
+    ROW("Sin", NULL, 0, NULL, 0, sin),
+    ROW("Sinh", NULL, 0, NULL, 0, sinh),
     ROW("Softplus", NULL, 0, NULL, 0, softplus),
     ROW("Softsign", NULL, 0, NULL, 0, softsign),
     ROW("Sqrt", NULL, 0, NULL, 0, sqrt),
     ROW("Swish", NULL, 0, NULL, 0, swish), /* x sigmoid(x): made by the optimiser */
+    ROW("Tan", NULL, 0, NULL, 0, tan),
     ROW("Tanh", NULL, 0, NULL, 0, tanh),
     ROW("ThresholdedRelu", "alpha", 1, NULL, 0, thresholded_relu),
 };
@@ -181,7 +241,7 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     e->function = parameters.function, e->a = parameters.a, e->b = parameters.b;
     e->op.dst[0].shape = def->inputs[0].shape;
     e->op.layouts = PG_LAYOUTS_SAME;
-    e->op.keeps_src = true;
+    e->op.keeps_src = e->function->slope != zero_slope;
     e->op.flops = (uint64_t)pg_shape_count(&def->inputs[0].shape);
     return PG_OK;
 }

@@ -24,14 +24,11 @@ float *pg_gemm_bias(const pg_gemm_spec *spec, int64_t *rows) {
     *rows = 0;
     if (spec->c == NULL)
         return NULL;
-    const pg_shape *shape = &spec->c->shape;
-    int64_t c_cols = shape->rank >= 1 ? shape->dims[shape->rank - 1] : 1;
-    int64_t c_rows = shape->rank == 2 ? shape->dims[0] : 1;
-    *rows = c_rows;
-    float *bias = pg_malloc((size_t)(c_rows * spec->n) * sizeof *bias);
-    for (int64_t r = 0; bias && r < c_rows; r++)
+    *rows = spec->c_rows;
+    float *bias = pg_malloc((size_t)(spec->c_rows * spec->n) * sizeof *bias);
+    for (int64_t r = 0; bias && r < spec->c_rows; r++)
         for (int64_t n = 0; n < spec->n; n++) {
-            int64_t at = r * c_cols + (c_cols == 1 ? 0 : n);
+            int64_t at = r * spec->c_cols + (spec->c_cols == 1 ? 0 : n);
             bias[r * spec->n + n] = spec->beta * spec->c->f[at];
         }
     return bias;
@@ -44,6 +41,30 @@ void pg_gemm_add_bias(int64_t m, int64_t n, const float *bias, int64_t rows, flo
         const float *b = bias + (rows == 1 ? 0 : r * n);
         for (int64_t i = 0; i < n; i++)
             y[r * n + i] += b[i];
+    }
+}
+
+void pg_gemm_add_c(const pg_gemm_spec *spec, const pg_op_io *io, float *y) {
+    if (spec->c_src < 0)
+        return;
+    for (int64_t r = 0; r < spec->m; r++) {
+        const float *c = io->src[spec->c_src] + (spec->c_rows == 1 ? 0 : r * spec->c_cols);
+        for (int64_t i = 0; i < spec->n; i++)
+            y[r * spec->n + i] += spec->beta * c[spec->c_cols == 1 ? 0 : i];
+    }
+}
+
+void pg_gemm_backward_c(const pg_gemm_spec *spec, const pg_op_io *io) {
+    float *d_c = spec->c_src < 0 ? NULL : io->d_src[spec->c_src];
+    /* Every element of C meets `down` rows and `along` columns of Y. */
+    int64_t down = spec->c_rows == 1 ? spec->m : 1, along = spec->c_cols == 1 ? spec->n : 1;
+    for (int64_t at = 0; d_c && at < spec->c_rows * spec->c_cols; at++) {
+        const float *d_y = io->d_dst[0] + at / spec->c_cols * spec->n + at % spec->c_cols;
+        double sum = 0;
+        for (int64_t r = 0; r < down; r++)
+            for (int64_t i = 0; i < along; i++)
+                sum += (double)d_y[r * spec->n + i];
+        d_c[at] = (float)((double)spec->beta * sum);
     }
 }
 
@@ -66,22 +87,22 @@ static pg_err mismatch(const pg_op_def *def, pg_diag *diag) {
 
 /* ---- Gemm ---- */
 
-static pg_err read_gemm_bias(const pg_op_def *def, pg_gemm_spec *spec, pg_diag *diag) {
+static pg_err read_c(const pg_op_def *def, pg_gemm_spec *spec, pg_diag *diag) {
+    spec->c_src = -1;
     if (def->n_inputs < 3 || !def->inputs[2].present)
         return PG_OK;
     const pg_op_input *c = &def->inputs[2];
-    if (c->constant == NULL)
-        return REFUSE(def, diag, "%s",
-                      "its third input (C) is computed at run time; only a "
-                      "constant is supported");
     char text[PG_SHAPE_TEXT];
     int rank = c->shape.rank;
-    int64_t cols = rank >= 1 ? c->shape.dims[rank - 1] : 1;
-    int64_t rows = rank == 2 ? c->shape.dims[0] : 1;
-    if (rank > 2 || (cols != 1 && cols != spec->n) || (rows != 1 && rows != spec->m))
+    spec->c_cols = rank >= 1 ? c->shape.dims[rank - 1] : 1;
+    spec->c_rows = rank == 2 ? c->shape.dims[0] : 1;
+    if (rank > 2 || (spec->c_cols != 1 && spec->c_cols != spec->n) ||
+        (spec->c_rows != 1 && spec->c_rows != spec->m))
         return REFUSE(def, diag, "its third input (C) of shape %s does not broadcast",
                       pg_shape_text(&c->shape, text));
     spec->c = c->constant;
+    if (c->constant == NULL) /* the last of the run-time inputs */
+        spec->c_src = (spec->a == NULL) + (spec->b == NULL);
     return PG_OK;
 }
 
@@ -110,7 +131,7 @@ static pg_err read_gemm(const pg_op_def *def, pg_gemm_spec *spec, pg_diag *diag)
         return mismatch(def, diag);
     spec->a = def->inputs[0].constant;
     spec->b = def->inputs[1].constant;
-    return read_gemm_bias(def, spec, diag);
+    return read_c(def, spec, diag);
 }
 
 static pg_err create_gemm(const pg_op_def *def, pg_op **out, pg_diag *diag) {
@@ -166,7 +187,8 @@ static pg_err read_matmul(const pg_op_def *def, pg_gemm_spec *spec, pg_shape *ds
                            .k = a->dims[a->rank - 1],
                            .n = b->rank > 1 ? b->dims[b->rank - 1] : 1,
                            .a = def->inputs[0].constant,
-                           .b = def->inputs[1].constant};
+                           .b = def->inputs[1].constant,
+                           .c_src = -1};
     if (b->dims[b->rank > 1 ? b->rank - 2 : 0] != spec->k || !read_batch(a, b, spec))
         return mismatch(def, diag);
     *dst = (pg_shape){.rank = spec->batch_rank};

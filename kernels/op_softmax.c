@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "kernels/op_node.h"
+#include "kernels/simd.h"
+#include "kernels/vmath.h"
 
 typedef struct softmax_op {
     pg_op op;
@@ -47,10 +49,50 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     return PG_OK;
 }
 
+/* y = exp(x - top) */
+PG_CLONES static void exp_row(int64_t n, const float *x, float top, float *restrict y) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = pg_expf(x[i] - top);
+}
+
+PG_CLONES static void scale_row(int64_t n, float scale, float *y) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] *= scale;
+}
+
+/* The largest, in lanes that vectorise. */
+PG_CLONES static float top_of_row(int64_t n, const float *x) {
+    float part[16], top = x[0];
+    int64_t i = 0;
+    for (int k = 0; k < 16; k++)
+        part[k] = x[0];
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++)
+            part[k] = x[i + k] > part[k] ? x[i + k] : part[k];
+    for (; i < n; i++)
+        top = x[i] > top ? x[i] : top;
+    for (int k = 0; k < 16; k++)
+        top = part[k] > top ? part[k] : top;
+    return top;
+}
+
+/* Rows of attention scores: contiguous, and there are many. */
+static void softmax_row(int64_t n, const float *x, float *y) {
+    double sum = 0;
+    exp_row(n, x, top_of_row(n, x), y);
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)y[i];
+    scale_row(n, (float)(1 / sum), y);
+}
+
 static void softmax_line(const softmax_op *op, const float *x, float *y) {
     int64_t n = op->length, step = op->inner;
     float top = -INFINITY;
     double sum = 0;
+    if (step == 1 && !op->logarithm) {
+        softmax_row(n, x, y);
+        return;
+    }
     for (int64_t i = 0; i < n; i++)
         top = x[i * step] > top ? x[i * step] : top;
     for (int64_t i = 0; i < n; i++)

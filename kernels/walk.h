@@ -11,7 +11,7 @@
 
 #include "kernels/tensor.h"
 
-enum { PG_WALK_OPERANDS = 3 };
+enum { PG_WALK_OPERANDS = 4 };
 
 typedef struct pg_walk {
     int rank; /* >= 1; the last axis is the row */

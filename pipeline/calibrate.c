@@ -26,7 +26,8 @@ typedef struct job {
     pg_file_list files;
     pg_decoder *decoder;
     pg_preprocess *preprocess;
-    pg_session *session;
+    pg_head head;
+    pg_pass pass;
     pg_channel_stats *stats;
     const float **gaps; /* [n_convs] */
 } job;
@@ -57,10 +58,12 @@ static pg_err check_folders(const job *j, pg_diag *diag) {
 
 static pg_err open_model(job *j, pg_diag *diag) {
     const pg_explain_options *o = j->options->explain;
-    pg_err err = pg_explainer_open_model(o, &j->model, diag);
+    pg_err err = pg_explainer_open_model(o, NULL, &j->model, diag);
     if (err)
         return err;
     j->info = pg_model_get_info(j->model);
+    if ((err = pg_head_create(&o->head, j->info, &j->head, diag)))
+        return err;
     if (o->labels_path && o->labels_path[0] &&
         (err = pg_labels_load(o->labels_path, j->info->classes, &j->labels, diag)))
         return err;
@@ -82,6 +85,7 @@ static pg_err list_files(job *j, pg_diag *diag) {
 
 static pg_err make_ready(job *j, pg_diag *diag) {
     const pg_explain_options *o = j->options->explain;
+    const pg_input_options how = pg_explainer_input(o, j->info);
     size_t n = (size_t)j->info->n_convs;
     j->gaps = pg_calloc(n, sizeof *j->gaps);
     bool *gap = pg_calloc(n, sizeof *gap);
@@ -92,9 +96,9 @@ static pg_err make_ready(job *j, pg_diag *diag) {
     memset(gap, true, n * sizeof *gap);
     pg_err err = pg_model_prepare(j->model, gap, false, diag);
     pg_free(gap);
-    if (err || (err = pg_session_create(j->model, &j->session, diag)) ||
+    if (err || (err = pg_pass_create(j->model, &j->head, &o->prune, NULL, NULL, &j->pass, diag)) ||
         (err = pg_decoder_create(o->max_pixels, &j->decoder, diag)) ||
-        (err = pg_preprocess_create(&o->input, &j->info->input, &j->preprocess, diag)))
+        (err = pg_preprocess_create(&how, &j->info->input, &j->preprocess, diag)))
         return err;
     return pg_channel_stats_create(j->info->convs, j->info->n_convs, j->info->classes,
                                    j->info->sha256, &j->stats, diag);
@@ -127,8 +131,8 @@ static pg_err feed(job *j, const uint8_t *data, size_t size, pg_diag *diag) {
     pg_err err = frame_of(data, size, &frame, diag);
     if (err)
         return err;
-    pg_layout layout = PG_PLAIN;
-    float *input = pg_session_input(j->session, &layout);
+    pg_layout layout = j->pass.layout;
+    float *input = j->pass.input;
     pg_drop reason = PG_DROP_NONE;
     if (frame.format == PG_FMT_F32CHW) {
         reason = pg_preprocess_tensor(j->preprocess, &frame, input, layout, diag);
@@ -142,17 +146,14 @@ static pg_err feed(job *j, const uint8_t *data, size_t size, pg_diag *diag) {
 }
 
 static pg_err take_sample(job *j, const pg_file_entry *file, pg_diag *diag) {
-    pg_err err = pg_session_forward(j->session, diag);
+    pg_err err = pg_pass_forward(&j->pass, diag);
     if (err)
         return err;
-    const float *logits = pg_session_logits(j->session);
-    int64_t klass = pg_pass_argmax(logits, j->info->classes);
+    int64_t klass = pg_pass_argmax(j->pass.scores, j->pass.classes);
     if (j->options->labels == PG_LABELS_FOLDER)
         pg_target_parse(file->folder, j->info->classes, j->labels, &klass);
-    else if (!isfinite(logits[klass]))
-        return pg_fail(diag, PG_EINPUT, "the logits are not finite");
     for (int i = 0; i < j->info->n_convs; i++)
-        j->gaps[i] = pg_session_gap(j->session, i);
+        j->gaps[i] = pg_session_gap(j->pass.session, i);
     return pg_channel_stats_add(j->stats, klass, j->gaps, diag);
 }
 
@@ -240,7 +241,8 @@ pg_err pg_calibrate(const pg_calibrate_options *options, pg_calibrate_report *re
     job j = {.options = options, .report = report};
     pg_err err = run(&j, diag);
     pg_channel_stats_destroy(&j.stats);
-    pg_session_destroy(&j.session);
+    pg_pass_destroy(&j.pass);
+    pg_head_destroy(&j.head);
     pg_preprocess_destroy(&j.preprocess);
     pg_decoder_destroy(&j.decoder);
     pg_file_list_free(&j.files);

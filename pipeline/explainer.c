@@ -8,9 +8,15 @@
 #include "kernels/mem.h"
 #include "pipeline/sha256.h"
 
-pg_err pg_explainer_open_model(const pg_explain_options *options, pg_model **out, pg_diag *diag) {
+pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *refusals,
+                               pg_model **out, pg_diag *diag) {
     const pg_model_options how = {.path = options->model_path,
                                   .output = options->output,
+                                  .class_axis = options->class_axis,
+                                  .input_name = options->input_name,
+                                  .inputs = options->inputs,
+                                  .n_inputs = options->n_inputs,
+                                  .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
                                   .threads = options->threads,
@@ -18,19 +24,17 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_model **out
     *out = NULL;
     if (!options->model_path || options->model_path[0] == '\0')
         return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");
-    pg_err err = pg_model_open(&how, out, diag);
-    if (err)
-        return err;
-    const pg_shape *input = &pg_model_get_info(*out)->input;
-    if (input->rank == 4 && input->dims[0] == 1 && (input->dims[1] == 3 || input->dims[1] == 1) &&
-        input->dims[2] <= 16384 && input->dims[3] <= 16384)
-        return PG_OK;
-    char text[PG_SHAPE_TEXT];
-    pg_fail(diag, PG_EMODEL,
-            "%s: the input has shape %s, wanted is [1,3,H,W] or [1,1,H,W] with H, W up to 16384",
-            options->model_path, pg_shape_text(input, text));
-    pg_model_destroy(out);
-    return PG_EMODEL;
+    return pg_model_open(&how, out, diag);
+}
+
+pg_input_options pg_explainer_input(const pg_explain_options *options, const pg_model_info *info) {
+    pg_input_options input = options->input;
+    if (info->input_bytes) {
+        input.scale = 1;
+        for (int c = 0; c < 3; c++)
+            input.mean[c] = 0, input.std[c] = 1;
+    }
+    return input;
 }
 
 bool pg_target_parse(const char *text, int64_t classes, const pg_labels *labels, int64_t *klass) {
@@ -94,7 +98,11 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
                                    .layers = &e->layers};
     pg_diag why = {""};
     pg_selector *trial = NULL;
-    pg_err err = pg_selector_create(&e->source, &trial, &why);
+    bool classless = e->options->prune.select == PG_SELECT_CLASS && !pg_head_has_classes(&e->head);
+    pg_err err = classless ? pg_fail(&why, PG_ECONFIG,
+                                     "an embedding has no classes: set parchgrad.select to "
+                                     "instance, list or random")
+                           : pg_selector_create(&e->source, &trial, &why);
     pg_selector_destroy(&trial);
     e->can_prune = err == PG_OK;
     snprintf(e->cannot_prune, sizeof e->cannot_prune, "%.*s", (int)sizeof e->cannot_prune - 1,
@@ -122,11 +130,14 @@ static pg_err fill(pg_explainer *e, pg_diag *diag) {
     if (!e->method)
         return pg_fail(diag, PG_ECONFIG, "explain.method: there is no method '%s'", o->method);
     pg_err err = check_numbers(o, diag);
-    if (err || (err = pg_explainer_open_model(o, &e->model, diag)))
+    if (err || (err = pg_explainer_open_model(o, NULL, &e->model, diag)))
         return err;
     e->info = pg_model_get_info(e->model);
-    if ((err = load_labels(e, diag)))
+    if ((err = pg_head_create(&o->head, e->info, &e->head, diag)) || (err = load_labels(e, diag)))
         return err;
+    if (!pg_head_has_classes(&e->head) && strcmp(o->target, "top1") != 0)
+        return pg_fail(diag, PG_ECONFIG,
+                       "explain.target: an embedding has no classes to choose from");
     if (!pg_target_parse(o->target, e->info->classes, e->labels, &e->target))
         return pg_fail(diag, PG_ECONFIG,
                        "explain.target: '%s' is neither top1, nor a class index below %" PRId64
@@ -155,6 +166,7 @@ void pg_explainer_destroy(pg_explainer **explainer) {
     pg_explainer *e = *explainer;
     if (!e)
         return;
+    pg_head_destroy(&e->head);
     pg_layers_free(&e->layers);
     pg_channel_stats_destroy(&e->stats);
     pg_labels_destroy(&e->labels);
@@ -171,7 +183,8 @@ const char *pg_explainer_label(const pg_explainer *e, int64_t klass) {
 }
 
 bool pg_explainer_parse_target(const pg_explainer *e, const char *text, int64_t *klass) {
-    return pg_target_parse(text, e->info->classes, e->labels, klass);
+    return pg_head_has_classes(&e->head) &&
+           pg_target_parse(text, e->info->classes, e->labels, klass);
 }
 
 pg_err pg_explainer_check_method(const pg_explainer *e, const char *method, pg_diag *diag) {

@@ -19,11 +19,18 @@ struct pg_explainer {
     bool can_prune;
     char cannot_prune[512]; /* why not */
     const pg_saliency *method;
+    pg_head head;
     int64_t target; /* -1: top1 */
 };
 
-/* Opens the model of these options and checks that it takes pictures; shared with calibration. */
-pg_err pg_explainer_open_model(const pg_explain_options *options, pg_model **out, pg_diag *diag);
+/* Opens the model of these options; shared with calibration, bench and inspect. `refusals`: NULL, or
+ * filled with every node that is not supported. */
+pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *refusals,
+                               pg_model **out, pg_diag *diag);
+
+/* The preprocessing in force: the configured one, or none (pixels 0 .. 255 as they are) for a file
+ * whose own input is bytes. */
+pg_input_options pg_explainer_input(const pg_explain_options *options, const pg_model_info *info);
 
 /* "top1", an index or a label -> class or -1. False: unknown or out of range. */
 bool pg_target_parse(const char *text, int64_t classes, const pg_labels *labels, int64_t *klass);

@@ -26,8 +26,8 @@ static ssize_t read_all(int fd, uint8_t *data, size_t size) {
     return (ssize_t)done;
 }
 
-static pg_err read_open(int fd, const char *path, uint64_t limit, uint8_t **data, size_t *size,
-                        pg_diag *diag) {
+pg_err pg_file_read_open(int fd, const char *path, uint64_t limit, uint8_t **data, size_t *size,
+                         pg_diag *diag) {
     struct stat info;
     if (fstat(fd, &info) != 0)
         return pg_fail(diag, PG_EFAIL, "%s: %s", path, strerror(errno));
@@ -55,7 +55,7 @@ pg_err pg_file_read(const char *path, uint64_t limit, uint8_t **data, size_t *si
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return pg_fail(diag, PG_ECONFIG, "%s: %s", path, strerror(errno));
-    pg_err err = read_open(fd, path, limit, data, size, diag);
+    pg_err err = pg_file_read_open(fd, path, limit, data, size, diag);
     close(fd);
     return err;
 }

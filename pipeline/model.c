@@ -15,6 +15,7 @@
 static void drop_load(pg_model *model) {
     for (int i = 0; i < model->graph.n_nodes; i++)
         model->graph.nodes[i].def = NULL;
+    pg_onnx_external_close(&model->external);
     pg_pool_clear(&model->load);
     pg_free(model->file);
     model->file = NULL;
@@ -23,28 +24,36 @@ static void drop_load(pg_model *model) {
 static pg_err read_file(pg_model *model, const pg_model_options *options, pg_span *file,
                         pg_diag *diag) {
     uint64_t limit = options->max_file_bytes != 0 ? options->max_file_bytes : (uint64_t)2 << 30;
-    size_t size;
-    pg_err err = pg_file_read(options->path, limit, &model->file, &size, diag);
-    if (err != PG_OK) /* here a file that is too large is a model that is refused */
-        return err == PG_EINPUT ? PG_EMODEL : err;
-    *file = (pg_span){model->file, size};
-    pg_sha256_of(model->file, size, model->info.sha256);
-    pg_sha256_hex(model->info.sha256, model->info.sha256_hex);
-    model->info.file_bytes = size;
+    *file = (pg_span){options->bytes, options->n_bytes};
+    if (options->bytes == NULL) {
+        pg_err err = pg_file_read(options->path, limit, &model->file, &file->size, diag);
+        if (err != PG_OK) /* here a file that is too large is a model that is refused */
+            return err == PG_EINPUT ? PG_EMODEL : err;
+        file->data = model->file;
+    }
+    model->load.limit = PG_ONNX_LOAD_BASE + PG_ONNX_LOAD_FACTOR * file->size;
+    pg_onnx_external_open(&model->external, options->bytes == NULL ? options->path : NULL, *file,
+                          limit > file->size ? limit - file->size : 0, &model->load);
     model->info.path = pg_pool_text(&model->pool, options->path, strlen(options->path));
     return model->info.path != NULL ? PG_OK : pg_fail(diag, PG_ENOMEM, "no memory for the model");
 }
 
 static pg_err import(pg_model *model, const pg_model_options *options, pg_span file,
                      pg_diag *diag) {
-    pg_import job = {.options = options, .file = file, .load = &model->load,
-                     .graph = &model->graph};
+    pg_import job = {.options = options, .file = file, .external = &model->external,
+                     .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
         err = pg_optimise(&model->graph, diag);
+    if (err != PG_OK && model->load.exceeded)
+        err = pg_fail(diag, PG_EMODEL, "its constants want more than %zu MiB, out of proportion to "
+                                       "the file's size", model->load.limit >> 20);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
+    pg_onnx_external_digest(&model->external, info->sha256);
+    pg_sha256_hex(info->sha256, info->sha256_hex);
+    info->file_bytes = file.size + model->external.bytes;
     const pg_graph *g = &model->graph;
     info->ir_version = job.ir_version;
     info->opset = job.opset;
@@ -52,9 +61,15 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     info->input_name = job.input_name;
     info->nodes_in_file = job.nodes_in_file;
     info->nodes_folded = job.nodes_folded;
-    info->softmax_removed = job.softmax_removed;
+    info->channels_last = job.channels_last;
+    info->input_bytes = job.input_bytes;
+    info->outputs = job.outputs;
+    info->n_outputs = job.n_outputs;
+    info->squash = job.squash;
     info->input = g->values[g->input].shape;
-    info->classes = pg_shape_count(&g->values[g->logits].shape);
+    info->output.shape = g->values[g->logits].shape;
+    info->class_axis = job.class_axis;
+    info->classes = info->output.shape.dims[job.class_axis];
     info->logits_name = g->values[g->logits].name;
     info->n_convs = g->n_convs;
     info->convs = g->convs;
@@ -95,6 +110,8 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->max_session_bytes =
+        options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)
@@ -141,7 +158,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
 pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
     pg_assert(!model->prepared);
     model->backward = backward;
-    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout, diag);
+    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
+                                 &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
     if (err == PG_OK)
@@ -149,6 +167,11 @@ pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag
     drop_load(model);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, backward, &model->plan, diag);
+    if (err == PG_OK && model->plan.arena_bytes > model->max_session_bytes)
+        err = pg_fail(diag, PG_EMODEL,
+                      "%s: a session would take %zu MiB, more than the limit of %" PRIu64 " MiB",
+                      model->info.path, model->plan.arena_bytes >> 20,
+                      model->max_session_bytes >> 20);
     if (err != PG_OK)
         return err;
     sum_up(model);
@@ -161,10 +184,9 @@ void pg_model_destroy(pg_model **model) {
     if (model == NULL || *model == NULL)
         return;
     pg_model *m = *model;
+    drop_load(m);
     pg_graph_clear(&m->graph);
-    pg_pool_clear(&m->load);
     pg_pool_clear(&m->pool);
-    pg_free(m->file);
     pg_free(m->conv_node);
     pg_free(m);
     *model = NULL;

@@ -14,18 +14,39 @@
 
 #include "kernels/err.h"
 #include "kernels/tensor.h"
+#include "pipeline/refusals.h"
 
 typedef struct pg_model pg_model;
 struct pg_op;
 
+/* The value of an input that is not the picture: numbers, or a .npy file of float32. */
+typedef struct pg_model_value {
+    const char *name;
+    const double *values; /* [count]; one value fills any shape */
+    int64_t count;
+    const char *path; /* NULL: the numbers */
+} pg_model_value;
+
 typedef struct pg_model_options {
     const char *path;
-    const char *output;       /* name of the output that holds the logits; NULL or "": the first */
+    const void *bytes;        /* the model itself, borrowed until prepare, and `path` is only its name
+                                 (then external data is refused); NULL: read `path` */
+    size_t n_bytes;
+    const char *output;       /* name of the value that is explained; NULL or "": the first output */
+    int class_axis;           /* of that output; negative: 1, or the last of three axes */
+    const char *input_name;   /* of the picture; NULL or "": the only input that looks like one */
+    const pg_model_value *inputs; /* [n_inputs] what the others hold */
+    int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
     int threads;              /* OpenMP threads of each session; 0: all processors */
-    uint64_t max_file_bytes;  /* 0: 2 GiB */
+    uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
+    uint64_t max_session_bytes; /* one worker's arena; 0: 8 GiB */
+    pg_refusals *refusals;    /* NULL, or filled with every node that is not supported */
 } pg_model_options;
+
+/* What the file ends in and was taken off, so that logits are explained. */
+typedef enum pg_squash { PG_SQUASH_NONE, PG_SQUASH_SOFTMAX, PG_SQUASH_SIGMOID } pg_squash;
 
 /* Reads and imports the file. PG_ECONFIG: the file cannot be opened. PG_EMODEL: it is no usable
  * model; diag names every unsupported node at once. */
@@ -44,16 +65,23 @@ typedef struct pg_conv_info {
 
 typedef struct pg_model_info {
     const char *path;
-    uint8_t sha256[32];
+    uint8_t sha256[32];       /* of the file; with external data see onnx_external.h */
     char sha256_hex[65];
-    uint64_t file_bytes;
+    uint64_t file_bytes;      /* external data included */
     int64_t ir_version, opset;
     const char *producer;
-    pg_shape input;           /* [1,3,H,W] (or [1,1,H,W]) */
+    pg_shape input;           /* [1,3,H,W] (or [1,1,H,W]), also where the file wants channels last */
     const char *input_name;
-    int64_t classes;          /* length of the logits */
+    bool channels_last;       /* the file's own input is [1,H,W,C] */
+    bool input_bytes;         /* the file's own input is uint8: pixels 0 .. 255 */
+    const char *const *outputs; /* [n_outputs] all the file has */
+    int n_outputs;
+    pg_desc output;           /* what is explained: [1,classes], [1,classes,H,W], [1,boxes,classes];
+                                 its layout is known after prepare */
     const char *logits_name;
-    bool softmax_removed;     /* the file ends in a softmax: the logits are its input */
+    int class_axis;           /* of output */
+    int64_t classes;          /* its length */
+    pg_squash squash;         /* the logits are the input of the file's last softmax or sigmoid */
     int n_convs;
     const pg_conv_info *convs;
     int nodes_in_file, nodes_folded, nodes_run;
@@ -68,7 +96,8 @@ int pg_model_op_count(const pg_model *model);
 const struct pg_op *pg_model_op(const pg_model *model, int index);
 
 /* `gap`: which convolutions record GAP_c in forward, [n_convs], NULL: none. `backward`: false when
- * only forward will run (calibrate), which needs less memory. Once per model. */
+ * only forward will run (calibrate), which needs less memory. Once per model. PG_EMODEL: backward
+ * cannot pass an operator, or a session would exceed max_session_bytes. */
 pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag);
 
 /* Destroys and nulls; accepts NULL and half-built. Sessions must be gone. */

@@ -4,6 +4,7 @@
 
 #include "pipeline/graph.h"
 #include "pipeline/model.h"
+#include "pipeline/onnx_external.h"
 #include "pipeline/plan.h"
 
 struct pg_model {
@@ -11,6 +12,8 @@ struct pg_model {
     pg_pool pool;       /* names, value lists, the plan: the model's life */
     pg_pool load;       /* definitions and constants: until prepare */
     uint8_t *file;      /* until prepare: constants point into it */
+    pg_onnx_external external;     /* the same for files beside it */
+    uint64_t max_session_bytes;
     pg_graph graph;
     pg_plan plan;
     int *conv_node;     /* [n_convs] node that runs it, -1: none */

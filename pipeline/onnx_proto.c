@@ -34,14 +34,22 @@ static bool utf8_ok(const uint8_t *p, size_t size) {
 bool pg_onnx_name_ok(pg_span name) {
     if (name.size > PG_ONNX_MAX_NAME)
         return false;
-    for (size_t i = 0; i < name.size; i++)
-        if (name.data[i] < 0x20 || name.data[i] == 0x7f)
+    for (size_t i = 0; i < name.size; i++) {
+        uint8_t c = name.data[i], before = i > 0 ? name.data[i - 1] : 0;
+        if (c < 0x20 || c == 0x7f || (before == 0xc2 && c < 0xa0)) /* U+0080 to U+009F too */
             return false;
+    }
     return utf8_ok(name.data, name.size);
 }
 
 static pg_err damaged(pg_diag *diag, const char *what) {
     return pg_fail(diag, PG_EMODEL, "%s is damaged: not an ONNX file, or a truncated one", what);
+}
+
+static pg_err bad_name(pg_diag *diag, const char *whose) {
+    return pg_fail(diag, PG_EMODEL,
+                   "a name of %s is empty, longer than %d bytes, not UTF-8 or has control characters",
+                   whose, PG_ONNX_MAX_NAME);
 }
 
 static bool is_bytes(const pg_wire_field *f, uint32_t number) {
@@ -61,8 +69,10 @@ static pg_err read_opset(pg_span message, int64_t *opset, pg_diag *diag) {
         else if (f.number == 2 && f.type == PG_WIRE_VARINT)
             version = (int64_t)f.value;
     }
-    if (wire.malformed || !pg_onnx_name_ok(domain))
+    if (wire.malformed)
         return damaged(diag, "the operator set");
+    if (!pg_onnx_name_ok(domain))
+        return bad_name(diag, "an operator set");
     bool ours = domain.size == 0 || (domain.size == 7 && memcmp(domain.data, "ai.onnx", 7) == 0);
     if (ours) /* a foreign set is harmless until a node uses it */
         *opset = version;
@@ -123,7 +133,6 @@ static pg_err read_graph(pg_span message, pg_pool *pool, pg_onnx_model *m, pg_di
 typedef struct outline {
     pg_span graph, producer, version;
     int graphs;
-    bool functions;
 } outline;
 
 static pg_err read_outline(pg_span file, outline *o, pg_onnx_model *m, pg_diag *diag) {
@@ -142,9 +151,23 @@ static pg_err read_outline(pg_span file, outline *o, pg_onnx_model *m, pg_diag *
         else if (is_bytes(&f, 8))
             err = read_opset(f.bytes, &m->opset, diag);
         else if (is_bytes(&f, 25))
-            o->functions = true;
+            m->n_functions++;
     }
     return err == PG_OK && wire.malformed ? damaged(diag, "the file") : err;
+}
+
+static pg_err list_functions(pg_span file, pg_pool *pool, pg_onnx_model *m, pg_diag *diag) {
+    pg_wire wire = pg_wire_open(file);
+    pg_wire_field f;
+    int at = 0;
+    if (m->n_functions > PG_ONNX_MAX_FUNCTIONS)
+        return pg_fail(diag, PG_EMODEL, "the model defines more than %d functions",
+                       PG_ONNX_MAX_FUNCTIONS);
+    pg_err err = take_spans(pool, m->n_functions, &m->functions, diag);
+    while (err == PG_OK && pg_wire_next(&wire, &f))
+        if (is_bytes(&f, 25))
+            m->functions[at++] = f.bytes;
+    return err;
 }
 
 pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_diag *diag) {
@@ -155,8 +178,6 @@ pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_di
         return err;
     if (o.graphs != 1 || !pg_onnx_name_ok(o.producer) || !pg_onnx_name_ok(o.version))
         return damaged(diag, "the file");
-    if (o.functions)
-        return pg_fail(diag, PG_EMODEL, "the model defines functions, which are not supported");
     if (out->opset < MIN_OPSET || out->opset > MAX_OPSET)
         return pg_fail(diag, PG_EMODEL,
                        "the model uses operator set %lld; versions %d to %d are supported",
@@ -171,7 +192,8 @@ pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_di
         memcpy(text + o.producer.size + 1, o.version.data, o.version.size);
     }
     out->producer = text;
-    return read_graph(o.graph, pool, out, diag);
+    err = list_functions(file, pool, out, diag);
+    return err == PG_OK ? read_graph(o.graph, pool, out, diag) : err;
 }
 
 /* ---- graph inputs and outputs ---- */
@@ -244,8 +266,10 @@ pg_err pg_onnx_read_value(pg_span message, pg_names *names, pg_onnx_value *out, 
         else if (is_bytes(&f, 2))
             ok = ok && read_type(f.bytes, out);
     }
-    if (!ok || wire.malformed || !pg_onnx_name_ok(name) || name.size == 0)
+    if (!ok || wire.malformed)
         return damaged(diag, "the list of inputs and outputs");
+    if (!pg_onnx_name_ok(name) || name.size == 0)
+        return bad_name(diag, "an input or output");
     out->name = enter(names, name);
     return out->name < 0 ? pg_fail(diag, PG_ENOMEM, "no memory for names") : PG_OK;
 }
@@ -253,9 +277,9 @@ pg_err pg_onnx_read_value(pg_span message, pg_names *names, pg_onnx_value *out, 
 /* ---- attributes ---- */
 
 typedef struct attr_fields {
-    pg_span name, text, tensor;
+    pg_span name, text, tensor, ref;
     int64_t type;
-    bool has_i, has_f, has_s, has_t, other, reference;
+    bool has_i, has_f, has_s, has_t, other;
     int64_t n_ints, n_floats; /* -1: damaged */
 } attr_fields;
 
@@ -285,13 +309,12 @@ static bool scan_attr(pg_span message, attr_fields *a, pg_attr *out) {
             count_list(&f, PG_WIRE_VARINT, &a->n_ints);
         else if (f.number == 20 && f.type == PG_WIRE_VARINT)
             a->type = (int64_t)f.value;
-        else if (f.number == 21)
-            a->reference = f.bytes.size > 0;
+        else if (is_bytes(&f, 21))
+            a->ref = f.bytes;
         else if (f.number == 6 || f.number == 9 || f.number == 10 || f.number == 11)
             a->other = true;
     }
-    return !wire.malformed && a->n_ints >= 0 && a->n_floats >= 0 && a->name.size > 0 &&
-           pg_onnx_name_ok(a->name);
+    return !wire.malformed && a->n_ints >= 0 && a->n_floats >= 0;
 }
 
 /* Files of IR version 1 leave the type out: what is filled says it. */
@@ -322,63 +345,61 @@ static pg_attr_type attr_type(const attr_fields *a) {
     }
 }
 
-static pg_err fill_ints(pg_span message, int64_t count, pg_pool *pool, pg_attr *out) {
-    int64_t *ints = pg_pool_array(pool, (size_t)count, sizeof *ints);
-    if (ints == NULL)
-        return PG_ENOMEM;
+/* The list in field 7 (floats) or 8 (ints), whose length scan_attr has counted; NULL: no memory. */
+static uint64_t *read_list(pg_span message, uint32_t number, int64_t count, pg_pool *pool) {
+    pg_wire_type plain = number == 7 ? PG_WIRE_FIXED32 : PG_WIRE_VARINT;
+    uint64_t *bits = pg_pool_array(pool, (size_t)count, sizeof *bits), *at = bits;
     pg_wire wire = pg_wire_open(message);
     pg_wire_field f;
-    uint64_t *at = (uint64_t *)ints;
-    while (pg_wire_next(&wire, &f))
-        if (f.number == 8) {
-            pg_wire_numbers(&f, PG_WIRE_VARINT, at);
-            at += pg_wire_count(&f, PG_WIRE_VARINT);
+    while (bits != NULL && pg_wire_next(&wire, &f))
+        if (f.number == number) {
+            pg_wire_numbers(&f, plain, at);
+            at += pg_wire_count(&f, plain);
         }
-    out->ints = ints;
+    return bits;
+}
+
+static pg_err fill_ints(pg_span message, int64_t count, pg_pool *pool, pg_attr *out) {
+    out->ints = (const int64_t *)read_list(message, 8, count, pool);
     out->count = (size_t)count;
-    return PG_OK;
+    return out->ints != NULL ? PG_OK : PG_ENOMEM;
 }
 
 static pg_err fill_floats(pg_span message, int64_t count, pg_pool *pool, pg_attr *out) {
+    const uint64_t *bits = read_list(message, 7, count, pool);
     float *floats = pg_pool_array(pool, (size_t)count, sizeof *floats);
-    if (floats == NULL)
+    if (bits == NULL || floats == NULL)
         return PG_ENOMEM;
-    pg_wire wire = pg_wire_open(message);
-    pg_wire_field f;
-    float *at = floats;
-    while (pg_wire_next(&wire, &f)) {
-        if (f.number != 7)
-            continue;
-        if (f.type == PG_WIRE_FIXED32)
-            *at++ = pg_wire_f32((uint32_t)f.value);
-        else
-            for (size_t i = 0; i < f.bytes.size; i += 4)
-                *at++ = pg_wire_f32(pg_wire_u32(f.bytes.data + i));
-    }
+    for (int64_t i = 0; i < count; i++)
+        floats[i] = pg_wire_f32((uint32_t)bits[i]);
     out->floats = floats;
     out->count = (size_t)count;
     return PG_OK;
 }
 
-static pg_err fill_tensor(pg_span message, pg_pool *pool, pg_attr *out, pg_diag *diag) {
+static pg_err fill_tensor(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
+                          pg_diag *diag) {
     pg_const *tensor = pg_pool_take(pool, sizeof *tensor);
     if (tensor == NULL)
         return PG_ENOMEM;
     pg_span name;
     out->tensor = tensor;
-    return pg_onnx_read_tensor(message, pool, &name, tensor, diag);
+    return pg_onnx_read_tensor(message, pool, external, &name, tensor, diag);
 }
 
-static pg_err read_attr(pg_span message, pg_pool *pool, pg_attr *out, pg_diag *diag) {
+pg_err pg_onnx_read_attr(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
+                         pg_diag *diag) {
     attr_fields a = {0};
     if (!scan_attr(message, &a, out))
         return damaged(diag, "an attribute");
-    if (a.reference)
-        return pg_fail(diag, PG_EMODEL, "attribute '%.*s' refers to a function's argument",
-                       (int)a.name.size, (const char *)a.name.data);
+    if (a.name.size == 0 || !pg_onnx_name_ok(a.name) || !pg_onnx_name_ok(a.ref))
+        return bad_name(diag, "an attribute");
     out->name = pg_pool_text(pool, (const char *)a.name.data, a.name.size);
-    out->type = attr_type(&a);
+    out->type = a.ref.size > 0 ? PG_ATTR_REF : attr_type(&a);
     pg_err err = out->name == NULL ? PG_ENOMEM : PG_OK;
+    if (err == PG_OK && out->type == PG_ATTR_REF &&
+        (out->s = pg_pool_text(pool, (const char *)a.ref.data, a.ref.size)) == NULL)
+        err = PG_ENOMEM;
     if (err == PG_OK && out->type == PG_ATTR_STRING) {
         if (!pg_onnx_name_ok(a.text))
             out->type = PG_ATTR_OTHER;
@@ -390,7 +411,7 @@ static pg_err read_attr(pg_span message, pg_pool *pool, pg_attr *out, pg_diag *d
     if (err == PG_OK && out->type == PG_ATTR_FLOATS)
         err = fill_floats(message, a.n_floats, pool, out);
     if (err == PG_OK && out->type == PG_ATTR_TENSOR)
-        err = fill_tensor(a.tensor, pool, out, diag);
+        err = fill_tensor(a.tensor, pool, external, out, diag);
     return err == PG_ENOMEM ? pg_fail(diag, err, "no memory for the attributes") : err;
 }
 
@@ -432,9 +453,11 @@ static pg_err scan_node(pg_span message, node_fields *n, pg_onnx_node *out, pg_d
             break;
         }
     }
-    if (wire.malformed || !names_ok || !pg_onnx_name_ok(n->name) || !pg_onnx_name_ok(n->type) ||
-        !pg_onnx_name_ok(n->domain) || n->type.size == 0)
+    if (wire.malformed)
         return damaged(diag, "a node");
+    if (!names_ok || !pg_onnx_name_ok(n->name) || !pg_onnx_name_ok(n->type) ||
+        !pg_onnx_name_ok(n->domain) || n->type.size == 0)
+        return bad_name(diag, "a node");
     if (out->n_inputs > PG_ONNX_MAX_IO || out->n_outputs > PG_ONNX_MAX_IO ||
         out->n_attrs > PG_ONNX_MAX_IO)
         return pg_fail(diag, PG_EMODEL, "a node lists more than %d inputs, outputs or attributes",
@@ -442,8 +465,8 @@ static pg_err scan_node(pg_span message, node_fields *n, pg_onnx_node *out, pg_d
     return PG_OK;
 }
 
-static pg_err fill_node(pg_span message, pg_pool *pool, pg_names *names, pg_onnx_node *out,
-                        pg_diag *diag) {
+static pg_err fill_node(pg_span message, pg_pool *pool, pg_names *names,
+                        pg_onnx_external *external, pg_onnx_node *out, pg_diag *diag) {
     pg_wire wire = pg_wire_open(message);
     pg_wire_field f;
     int in = 0, to = 0, at = 0;
@@ -458,14 +481,14 @@ static pg_err fill_node(pg_span message, pg_pool *pool, pg_names *names, pg_onnx
             else
                 out->outputs[to++] = id;
         } else if (is_bytes(&f, 5)) {
-            err = read_attr(f.bytes, pool, &out->attrs[at++], diag);
+            err = pg_onnx_read_attr(f.bytes, pool, external, &out->attrs[at++], diag);
         }
     }
     return err;
 }
 
-pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names, pg_onnx_node *out,
-                         pg_diag *diag) {
+pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
+                         pg_onnx_external *external, pg_onnx_node *out, pg_diag *diag) {
     node_fields n = {0};
     *out = (pg_onnx_node){0};
     pg_err err = scan_node(message, &n, out, diag);
@@ -488,7 +511,7 @@ pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names, pg_onn
     else
         memcpy(type, n.type.data, n.type.size);
     out->type = type;
-    err = fill_node(message, pool, names, out, diag);
+    err = fill_node(message, pool, names, external, out, diag);
     for (int i = 0; out->name[0] == '\0' && i < out->n_outputs; i++)
         if (out->outputs[i] >= 0)
             out->name = pg_names_text(names, out->outputs[i]);

@@ -5,6 +5,7 @@
 
 #include "kernels/op.h"
 #include "pipeline/names.h"
+#include "pipeline/onnx_external.h"
 #include "pipeline/onnx_wire.h"
 #include "pipeline/pool.h"
 
@@ -12,21 +13,26 @@
 enum {
     PG_ONNX_MAX_NODES = 200000,
     PG_ONNX_MAX_TENSORS = 200000,
+    PG_ONNX_MAX_FUNCTIONS = 10000,
     PG_ONNX_MAX_VALUES = 4096, /* graph inputs that are not initialisers; graph outputs */
     PG_ONNX_MAX_IO = 4096,     /* inputs, outputs, attributes of one node */
     PG_ONNX_MAX_NAME = 4096,   /* bytes */
 };
 
+/* What reading a file may take from the load pool: so many times the bytes of its files, and a base.
+ * A 4-bit weight becomes an int64 and then a folded float: 24 times; nothing honest needs more. */
+enum { PG_ONNX_LOAD_FACTOR = 32, PG_ONNX_LOAD_BASE = 48 << 20 };
+
 /* A file's outline: spans into the file's bytes, arrays in the pool. */
 typedef struct pg_onnx_model {
     int64_t ir_version, opset;
     const char *producer; /* "pytorch 1.13" */
-    pg_span *nodes, *tensors, *inputs, *outputs;
-    int n_nodes, n_tensors, n_inputs, n_outputs;
+    pg_span *nodes, *tensors, *inputs, *outputs, *functions;
+    int n_nodes, n_tensors, n_inputs, n_outputs, n_functions;
 } pg_onnx_model;
 
-/* Reads the outline. PG_EMODEL: not an ONNX file, or one this program refuses (functions, sparse
- * initialisers, foreign operator sets, an opset outside 7..21). */
+/* Reads the outline. PG_EMODEL: not an ONNX file, or one this program refuses (sparse initialisers,
+ * an opset outside 7..21). */
 pg_err pg_onnx_read_model(pg_span file, pg_pool *pool, pg_onnx_model *out, pg_diag *diag);
 
 /* A graph input or output. */
@@ -47,14 +53,33 @@ typedef struct pg_onnx_node {
     int n_inputs, n_outputs;
     pg_attr *attrs;
     int n_attrs;
+    int64_t opset; /* 0: the model's */
 } pg_onnx_node;
-pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names, pg_onnx_node *out,
+pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
+                         pg_onnx_external *external, pg_onnx_node *out, pg_diag *diag);
+
+/* An attribute of a node or, with its default, of a function. */
+pg_err pg_onnx_read_attr(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
                          pg_diag *diag);
 
+/* A function the model defines (onnx_function.c): nodes that stand for every node of its type. */
+typedef struct pg_onnx_function {
+    const char *type; /* "domain::name", as the nodes that call it have it */
+    int *inputs, *outputs;
+    int n_inputs, n_outputs;
+    pg_onnx_node *nodes;
+    int n_nodes;
+    pg_attr *defaults; /* of its attributes */
+    int n_defaults;
+} pg_onnx_function;
+pg_err pg_onnx_read_function(pg_span message, pg_pool *pool, pg_names *names,
+                             pg_onnx_external *external, pg_onnx_function *out, pg_diag *diag);
+
 /* An initialiser or a tensor attribute: its name and its value, widened to float or int64. The
- * value points into the file where that is possible, else into the pool. */
-pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_span *name, pg_const *out,
-                           pg_diag *diag);
+ * value points into the file where that is possible, else into the pool. A NaN is refused: one
+ * would make every logit NaN. Infinity is not: masks and bounds are made of it. */
+pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_onnx_external *external,
+                           pg_span *name, pg_const *out, pg_diag *diag);
 
 /* True if the bytes may be a name: no control characters, valid UTF-8, not too long. */
 bool pg_onnx_name_ok(pg_span name);

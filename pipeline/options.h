@@ -22,6 +22,15 @@ typedef struct pg_input_options {
     bool crop;          /* centre crop after resize; false: squeeze to the input size */
 } pg_input_options;
 
+/* explain.output, explain.vector, explain.region: pipeline/head.h. */
+typedef enum pg_explained { PG_EXPLAIN_LOGIT, PG_EXPLAIN_COSINE, PG_EXPLAIN_NORM } pg_explained;
+typedef struct pg_head_options {
+    pg_explained what;
+    const char *vector_path; /* NULL or "": none */
+    const int64_t *region;   /* [n_region] cells of the output */
+    int n_region;            /* 0: all of them */
+} pg_head_options;
+
 typedef enum pg_reduce { PG_REDUCE_MEAN_ABS, PG_REDUCE_MAX_ABS, PG_REDUCE_SUM_ABS, PG_REDUCE_SUM } pg_reduce;
 typedef enum pg_select {
     PG_SELECT_CLASS,
@@ -57,8 +66,13 @@ typedef struct pg_prune_options {
 
 typedef struct pg_explain_options {
     const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
+    int class_axis;         /* of the output; negative: by its rank */
+    const char *input_name; /* of the picture; NULL or "": the only one */
+    const struct pg_model_value *inputs; /* [n_inputs] values of the model's other inputs */
+    int n_inputs;
     int threads;
     pg_input_options input;
+    pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", "inputgrad" */
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;

@@ -5,17 +5,20 @@
 
 #include "kernels/mem.h"
 
-static pg_err create(const pg_model *model, const pg_select_source *source, pg_pass *pass,
-                     pg_diag *diag) {
+static pg_err create(const pg_model *model, const pg_head *head, const pg_select_source *source,
+                     pg_pass *pass, pg_diag *diag) {
     const pg_model_info *info = pg_model_get_info(model);
     pg_err err = pg_session_create(model, &pass->session, diag);
     if (err)
         return err;
     pass->input = pg_session_input(pass->session, &pass->layout);
     pass->input_count = pg_shape_count(&info->input);
-    pass->classes = info->classes;
-    pass->seed = pg_calloc((size_t)info->classes, sizeof *pass->seed);
-    if (!pass->seed)
+    pass->head = head;
+    pass->classes = head->classes;
+    pass->scores = pg_calloc((size_t)head->classes, sizeof *pass->scores);
+    pass->sums = pg_calloc((size_t)head->classes, sizeof *pass->sums);
+    pass->seed = pg_calloc((size_t)pg_shape_count(&info->output.shape), sizeof *pass->seed);
+    if (!pass->scores || !pass->sums || !pass->seed)
         return pg_fail(diag, PG_ENOMEM, "no memory for the seed");
     if (!source)
         return PG_OK;
@@ -26,11 +29,11 @@ static pg_err create(const pg_model *model, const pg_select_source *source, pg_p
                            &pass->prune, diag);
 }
 
-pg_err pg_pass_create(const pg_model *model, const pg_prune_options *options,
+pg_err pg_pass_create(const pg_model *model, const pg_head *head, const pg_prune_options *options,
                       const pg_select_source *source, pg_clock_fn now, pg_pass *out,
                       pg_diag *diag) {
     *out = (pg_pass){.options = options, .now = now, .rule = "none"};
-    pg_err err = create(model, source, out, diag);
+    pg_err err = create(model, head, source, out, diag);
     if (err)
         pg_pass_destroy(out);
     return err;
@@ -40,8 +43,11 @@ void pg_pass_destroy(pg_pass *pass) {
     pg_prune_destroy(&pass->prune);
     pg_selector_destroy(&pass->selector);
     pg_session_destroy(&pass->session);
+    pg_free(pass->scores);
+    pg_free(pass->sums);
     pg_free(pass->seed);
-    pass->seed = NULL;
+    pass->scores = pass->seed = NULL;
+    pass->sums = NULL;
 }
 
 void pg_pass_start(pg_pass *pass) {
@@ -60,10 +66,10 @@ pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
     pg_err err = pg_session_forward(pass->session, diag);
     if (err)
         return err;
-    const float *logits = pg_session_logits(pass->session);
+    pg_head_scores(pass->head, pg_session_output(pass->session), pass->sums, pass->scores);
     for (int64_t k = 0; k < pass->classes; k++)
-        if (!isfinite(logits[k]))
-            return pg_fail(diag, PG_EFAIL, "the logit of class %" PRId64 " is not finite", k);
+        if (!isfinite(pass->scores[k]))
+            return pg_fail(diag, PG_EFAIL, "the score of class %" PRId64 " is not finite", k);
     pg_pass_mark(pass, PG_STAGE_FORWARD);
     return PG_OK;
 }
@@ -82,17 +88,17 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
         convs = pg_prune_begin(pass->prune, &selection);
     }
     pg_pass_mark(pass, PG_STAGE_SELECT);
-    pass->seed[pass->klass] = 1;
+    pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
+                 pass->seed);
     pg_err err = pg_session_backward(pass->session, pass->seed, convs, diag);
-    pass->seed[pass->klass] = 0;
     pg_pass_mark(pass, PG_STAGE_BACKWARD);
     return err;
 }
 
-int64_t pg_pass_argmax(const float *logits, int64_t classes) {
+int64_t pg_pass_argmax(const float *scores, int64_t classes) {
     int64_t best = 0;
     for (int64_t k = 1; k < classes; k++)
-        if (logits[k] > logits[best])
+        if (scores[k] > scores[best])
             best = k;
     return best;
 }

@@ -55,14 +55,15 @@ static pg_err fill(pg_pipeline *p, pg_clock_fn now, pg_diag *diag) {
     p->height = input->dims[2];
     p->width = input->dims[3];
     const pg_explain_options *o = e->options;
+    const pg_input_options how = pg_explainer_input(o, e->info);
     pg_err err;
     if ((err = pg_decoder_create(o->max_pixels, &p->decoder, diag)) ||
-        (err = pg_preprocess_create(&o->input, input, &p->preprocess, diag)) ||
+        (err = pg_preprocess_create(&how, input, &p->preprocess, diag)) ||
         (err = pg_map_scratch_create(p->height, p->width, o->smooth, &p->scratch, diag)) ||
         (err = pg_jpeg_writer_create(p->width, p->height, &p->jpeg, diag)) ||
         (err = alloc_maps(p, diag)))
         return err;
-    return pg_pass_create(e->model, &o->prune, e->can_prune ? &e->source : NULL, now, &p->pass,
+    return pg_pass_create(e->model, &e->head, &o->prune, e->can_prune ? &e->source : NULL, now, &p->pass,
                           diag);
 }
 
@@ -143,12 +144,12 @@ static pg_drop choose_target(const pg_pipeline *p, const pg_frame *frame, const 
         text = target;
         *why = "stream";
     }
-    if (*klass >= e->info->classes || (text && !pg_explainer_parse_target(e, text, klass))) {
+    if (*klass >= p->pass.classes || (text && !pg_explainer_parse_target(e, text, klass))) {
         if (text)
             pg_fail(diag, PG_EINPUT, "target '%s' is no class of the model", text);
         else
             pg_fail(diag, PG_EINPUT, "target class %" PRId64 " is not below %" PRId64, *klass,
-                    e->info->classes);
+                    p->pass.classes);
         return PG_DROP_BAD_TARGET;
     }
     if (*klass < 0)
@@ -156,32 +157,32 @@ static pg_drop choose_target(const pg_pipeline *p, const pg_frame *frame, const 
     return PG_DROP_NONE;
 }
 
-static pg_top top_of(const pg_pipeline *p, const float *logits, int64_t klass, double largest,
-                     double sum) {
-    return (pg_top){klass, pg_explainer_label(p->explainer, klass),
-                    (float)(exp((double)logits[klass] - largest) / sum)};
+static pg_top top_of(const pg_pipeline *p, pg_head_scale scale, int64_t klass) {
+    const pg_head *head = p->pass.head;
+    const char *name = head->what == PG_EXPLAIN_COSINE ? "cosine"
+                       : head->what == PG_EXPLAIN_NORM ? "norm"
+                                                       : pg_explainer_label(p->explainer, klass);
+    return (pg_top){klass, name, pg_head_probability(head, scale, p->pass.scores[klass])};
 }
 
 /* Classes by probability; ties go to the lower index. */
-static void list_top(const pg_pipeline *p, const float *logits, int64_t klass,
-                     pg_explanation *out) {
+static void list_top(const pg_pipeline *p, pg_explanation *out) {
+    const float *scores = p->pass.scores;
     int64_t classes = p->pass.classes, best[PG_TOP_MAX] = {0};
     int want = p->explainer->options->top, n = 0;
     for (int64_t k = 0; k < classes; k++) {
-        if (n == want && logits[k] <= logits[best[n - 1]])
+        if (n == want && scores[k] <= scores[best[n - 1]])
             continue;
         int at = n < want ? n++ : n - 1;
-        for (; at > 0 && logits[best[at - 1]] < logits[k]; at--)
+        for (; at > 0 && scores[best[at - 1]] < scores[k]; at--)
             best[at] = best[at - 1];
         best[at] = k;
     }
-    double largest = (double)logits[best[0]], sum = 0;
-    for (int64_t k = 0; k < classes; k++)
-        sum += exp((double)logits[k] - largest);
+    pg_head_scale scale = pg_head_scale_of(p->pass.head, scores);
     out->n_top = n;
     for (int i = 0; i < n; i++)
-        out->top[i] = top_of(p, logits, best[i], largest, sum);
-    out->explained = top_of(p, logits, klass, largest, sum);
+        out->top[i] = top_of(p, scale, best[i]);
+    out->explained = top_of(p, scale, p->pass.klass);
 }
 
 static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
@@ -207,7 +208,8 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
 static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *out) {
     const pg_pass *pass = &p->pass;
     out->classes = pass->classes;
-    out->logits = pg_session_logits(pass->session);
+    out->logits = pass->scores;
+    out->output = pg_session_output(pass->session);
     out->method = method->name;
     out->select = pass->rule;
     out->height = p->height;
@@ -226,9 +228,8 @@ static pg_drop explain(pg_pipeline *p, const pg_frame *frame, const pg_saliency 
                        int64_t klass, pg_explanation *out, pg_diag *diag) {
     if (pg_pass_forward(&p->pass, diag))
         return PG_DROP_INFER_ERROR;
-    const float *logits = pg_session_logits(p->pass.session);
-    p->pass.klass = klass >= 0 ? klass : pg_pass_argmax(logits, p->pass.classes);
-    list_top(p, logits, p->pass.klass, out);
+    p->pass.klass = klass >= 0 ? klass : pg_pass_argmax(p->pass.scores, p->pass.classes);
+    list_top(p, out);
     if (method->run(method, &p->pass, p->attribution, diag))
         return PG_DROP_INFER_ERROR;
     pg_drop reason = make_map(p, frame, out, diag);

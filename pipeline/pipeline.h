@@ -76,7 +76,8 @@ typedef struct pg_quality {
 /* Borrowed from the pipeline: valid until its next run. */
 typedef struct pg_explanation {
     int64_t classes;
-    const float *logits;      /* [classes] */
+    const float *logits;      /* [classes]; of several cells their sums (head.h) */
+    const float *output;      /* the network's own, laid out as pg_model_info says */
     int n_top;
     pg_top top[PG_TOP_MAX];
     pg_top explained;

@@ -38,7 +38,8 @@ typedef struct pg_plan {
 
 /* Chooses the layout of every value: fills op->src[].layout and op->dst[].layout and inserts
  * LayoutConvert nodes where bytes have to move. Before the operators' prepare. */
-pg_err pg_plan_layouts(pg_graph *graph, pg_layout *input_layout, pg_diag *diag);
+pg_err pg_plan_layouts(pg_graph *graph, pg_layout *input_layout, pg_layout *output_layout,
+                       pg_diag *diag);
 
 /* Plans the arena. After the operators' prepare. Arrays come from the graph's pool. */
 pg_err pg_plan_memory(pg_graph *graph, bool backward, pg_plan *plan, pg_diag *diag);

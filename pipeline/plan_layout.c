@@ -129,7 +129,8 @@ static pg_err rebuild(layouter *l, pg_node *old, int count, pg_diag *diag) {
     return err;
 }
 
-pg_err pg_plan_layouts(pg_graph *graph, pg_layout *input_layout, pg_diag *diag) {
+pg_err pg_plan_layouts(pg_graph *graph, pg_layout *input_layout, pg_layout *output_layout,
+                       pg_diag *diag) {
     size_t room = (size_t)graph->n_values * 2;
     layouter l = {.graph = graph, .layout = pg_calloc(room, sizeof *l.layout),
                   .other = pg_malloc(room * sizeof *l.other)};
@@ -145,6 +146,7 @@ pg_err pg_plan_layouts(pg_graph *graph, pg_layout *input_layout, pg_diag *diag) 
         graph->nodes = NULL;
         graph->n_nodes = graph->node_room = 0;
         err = rebuild(&l, old, count, diag);
+        *output_layout = l.layout[graph->logits];
     }
     pg_free(l.layout);
     pg_free(l.other);

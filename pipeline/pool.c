@@ -17,9 +17,15 @@ struct pg_pool_chunk {
 static struct pg_pool_chunk *add_chunk(pg_pool *pool, size_t size) {
     if (size > SIZE_MAX - sizeof(struct pg_pool_chunk))
         return NULL;
-    struct pg_pool_chunk *chunk = pg_malloc(sizeof *chunk + size);
+    size_t total = sizeof(struct pg_pool_chunk) + size;
+    if (pool->limit != 0 && total > pool->limit - pool->bytes) {
+        pool->exceeded = true;
+        return NULL;
+    }
+    struct pg_pool_chunk *chunk = pg_malloc(total);
     if (chunk == NULL)
         return NULL;
+    pool->bytes += total;
     chunk->used = 0;
     chunk->size = size;
     chunk->next = pool->chunks;
@@ -53,7 +59,6 @@ void *pg_pool_take(pg_pool *pool, size_t size) {
         at = 0;
     }
     chunk->used = at + size;
-    pool->bytes += size;
     return memset(chunk->data + at, 0, size);
 }
 

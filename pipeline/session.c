@@ -118,7 +118,7 @@ float *pg_session_input(pg_session *session, pg_layout *layout) {
     return at(session, session->model->plan.input);
 }
 
-const float *pg_session_logits(const pg_session *session) {
+const float *pg_session_output(const pg_session *session) {
     return at(session, session->model->plan.logits);
 }
 
@@ -180,7 +180,7 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
                            pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
-    memcpy(at(session, model->plan.d_logits), seed, (size_t)model->info.classes * sizeof *seed);
+    memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
     for (int i = model->graph.n_nodes - 1; i >= 0; i--) {
         const pg_node *node = &model->graph.nodes[i];
         runner *r = &session->runners[i];

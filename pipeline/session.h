@@ -22,10 +22,10 @@ float *pg_session_input(pg_session *session, pg_layout *layout);
 /* Runs the network on the input buffer. PG_EFAIL: a library call failed. */
 pg_err pg_session_forward(pg_session *session, pg_diag *diag);
 
-/* The logits of the last forward, [classes]. */
-const float *pg_session_logits(const pg_session *session);
+/* The output of the last forward, as pg_model_info's `output` describes it. */
+const float *pg_session_output(const pg_session *session);
 
-/* Runs backward from d_logits = seed [classes] to the input. `prune`: one entry per convolution
+/* Runs backward from d_output = seed, laid out as the output, to the input. `prune`: one entry per convolution
  * [n_convs], NULL for the plain gradient. May be called repeatedly after one forward. */
 pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
                            pg_diag *diag);

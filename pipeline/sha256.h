@@ -1,17 +1,16 @@
-/* SHA-256 (FIPS 180-4): the identity of models and statistics files. */
+/* SHA-256: the identity of models and statistics files. Nettle does the work (the GnuTLS behind
+ * libmicrohttpd brings it into the process anyway): it uses the processor's SHA instructions where
+ * there are any, 1300 MB/s here against 100 of plain C, and a model is up to 2 GB. */
 #ifndef PG_PIPELINE_SHA256_H
 #define PG_PIPELINE_SHA256_H
 
+#include <nettle/sha2.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PG_SHA256_BYTES = 32, PG_SHA256_HEX = 65 };
+enum { PG_SHA256_BYTES = SHA256_DIGEST_SIZE, PG_SHA256_HEX = 2 * SHA256_DIGEST_SIZE + 1 };
 
-typedef struct pg_sha256 {
-    uint32_t state[8];
-    uint64_t length; /* bytes taken in so far */
-    uint8_t block[64];
-} pg_sha256;
+typedef struct sha256_ctx pg_sha256;
 
 void pg_sha256_init(pg_sha256 *sha);
 void pg_sha256_update(pg_sha256 *sha, const void *data, size_t size);

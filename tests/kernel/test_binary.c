@@ -242,6 +242,146 @@ Test(variadic, ties) {
     }
 }
 
+/* ---- comparisons and logic ---- */
+
+static double truth(const char *type, double a, double b) {
+    return strcmp(type, "Equal") == 0            ? a == b
+           : strcmp(type, "Less") == 0           ? a < b
+           : strcmp(type, "LessOrEqual") == 0    ? a <= b
+           : strcmp(type, "Greater") == 0        ? a > b
+           : strcmp(type, "GreaterOrEqual") == 0 ? a >= b
+           : strcmp(type, "And") == 0            ? a != 0 && b != 0
+           : strcmp(type, "Or") == 0             ? a != 0 || b != 0
+                                                 : (a != 0) != (b != 0);
+}
+
+/* 0 or 1, and no gradient whatever comes from above. */
+static void truth_case(const char *type, pg_shape a, pg_shape b, unsigned constants,
+                       pg_layout layout) {
+    op_check c;
+    operand x[2] = {{.shape = a}, {.shape = b}};
+    op_check_init(&c, type, 16);
+    for (int i = 0; i < 2; i++) {
+        int64_t n = pg_shape_count(&x[i].shape);
+        float *value = op_check_array(&c, n);
+        for (int64_t k = 0; k < n; k++)
+            value[k] = (float)((k * 7 + i * 5) % 3 - 1); /* -1, 0, 1: many equal */
+        if (constants >> i & 1)
+            op_check_const(&c, x[i].shape, value);
+        else
+            op_check_input_of(&c, x[i].shape, value);
+        x[i].value = value;
+    }
+    op_check_open(&c, layout);
+    c.d_y[0][0] = INFINITY;
+    op_check_forward(&c);
+    op_check_backward(&c);
+    const pg_shape *dst = &c.op->dst[0].shape;
+    for (int64_t k = 0; k < pg_shape_count(dst); k++)
+        cr_assert((double)c.y[0][k] ==
+                  truth(type, value_at(&x[0], dst, k), value_at(&x[1], dst, k)));
+    for (int i = 0; i < c.op->n_src; i++)
+        for (int64_t k = 0; k < pg_shape_count(&c.op->src[i].shape); k++)
+            cr_assert(c.d_x[i][k] == 0);
+    op_check_close(&c);
+}
+
+Test(binary, comparisons_and_logic) {
+    static const char *const types[] = {"And",  "Equal",       "Greater", "GreaterOrEqual",
+                                        "Less", "LessOrEqual", "Or",      "Xor"};
+    for (int t = 0; t < 8; t++)
+        for (int layout = PG_PLAIN; layout <= PG_CHANNELS_LAST; layout++)
+            for (unsigned constants = 0; constants < 3; constants++) {
+                truth_case(types[t], SHAPE(1, 5, 3, 4), SHAPE(1, 5, 3, 4), constants,
+                           (pg_layout)layout);
+                truth_case(types[t], SHAPE(1, 5, 1, 4), SHAPE(3, 1), constants, (pg_layout)layout);
+                truth_case(types[t], SHAPE0, SHAPE(1, 37), constants, (pg_layout)layout);
+            }
+}
+
+Test(binary, comparison_with_nan_is_false) {
+    op_check c;
+    op_check_init(&c, "LessOrEqual", 16);
+    op_check_input_of(&c, SHAPE(2), (float[]){NAN, 1});
+    op_check_input_of(&c, SHAPE(2), (float[]){1, NAN});
+    op_check_open(&c, PG_PLAIN);
+    op_check_forward(&c);
+    cr_assert(c.y[0][0] == 0 && c.y[0][1] == 0);
+    op_check_close(&c);
+}
+
+/* ---- Mod, Pow ---- */
+
+Test(binary, mod) {
+    const float u[] = {5.5f, -5.5f, 5.5f, -5.5f, 6, -6, 0.25f}, v[] = {2, 2, -2, -2, 3, 3, 8};
+    for (int fmod_given = 0; fmod_given < 2; fmod_given++) {
+        op_check c;
+        double y[7], d_v[7];
+        op_check_init(&c, "Mod", 13);
+        op_check_attr_int(&c, "fmod", fmod_given);
+        op_check_input_of(&c, SHAPE(7), u);
+        op_check_input_of(&c, SHAPE(7), v);
+        op_check_open(&c, PG_PLAIN);
+        op_check_forward(&c);
+        op_check_backward(&c);
+        for (int i = 0; i < 7; i++) {
+            double q = (double)u[i] / (double)v[i], whole = fmod_given ? trunc(q) : floor(q);
+            y[i] = (double)u[i] - whole * (double)v[i];
+            d_v[i] = -whole * (double)c.d_y[0][i];
+            cr_assert(c.d_x[0][i] == c.d_y[0][i]);
+        }
+        op_check_dst(&c, 0, y, 1e-7);
+        op_check_d_src(&c, 1, d_v, 1e-6);
+        op_check_close(&c);
+    }
+}
+
+/* Constant exponents, integer ones of a negative base too, given as either type. */
+Test(binary, constant_powers) {
+    static const float powers[] = {2, 3, 1, 0, -1, 4, -3, 0.5f, 1.7f};
+    for (int i = 0; i < 9; i++)
+        for (int whole = 0; whole < 2; whole++) {
+            bool fraction = powers[i] != floorf(powers[i]);
+            if (fraction && whole)
+                continue;
+            op_check c;
+            double expected[60];
+            op_check_init(&c, "Pow", 15);
+            op_check_input(&c, SHAPE(1, 4, 3, 5));
+            if (whole)
+                op_check_const_i64(&c, SHAPE0, (int64_t[]){(int64_t)powers[i]});
+            else
+                op_check_const(&c, SHAPE(1), &powers[i]);
+            op_check_open(&c, PG_CHANNELS_LAST);
+            for (int k = 0; k < 60; k++) { /* away from 0, where negative powers end */
+                float sign = fraction || k % 3 ? 1.0f : -1.0f;
+                c.x[0][k] = sign * (1.25f + 0.5f * c.x[0][k]);
+                expected[k] = pow((double)c.x[0][k], (double)powers[i]);
+            }
+            op_check_forward(&c);
+            op_check_dst(&c, 0, expected, 2e-6);
+            op_check_gradient(&c, 5e-3);
+            op_check_close(&c);
+        }
+}
+
+/* A scalar that scales a large map: its gradient is a long sum, made in double. */
+Test(binary, long_sums_keep_their_digits) {
+    enum { N = 1 << 20 };
+    op_check c;
+    op_check_init(&c, "Add", 14);
+    op_check_input(&c, SHAPE(1, N));
+    op_check_input(&c, SHAPE(1));
+    op_check_open(&c, PG_PLAIN);
+    for (int i = 0; i < N; i++)
+        c.d_y[0][i] = 0.1f;
+    op_check_forward(&c);
+    op_check_backward(&c);
+    const double expected = N * (double)0.1f;
+    op_check_d_src(&c, 1, &expected, 1e-7);
+    op_check_close(&c);
+}
+
 static void refused(const char *type, int n, pg_shape a, pg_shape b, unsigned constants,
                     const char *part) {
     op_check c;

@@ -101,6 +101,50 @@ Test(gemm, bias_broadcasts) {
     }
 }
 
+/* C computed at run time, beside a constant and a computed B, and behind a constant A. */
+static void computed_c(int64_t m, pg_shape shape, int form) {
+    enum { N = 4, K = 5 };
+    bool a_const = form == 2, b_const = form == 1;
+    op_check c;
+    op_check_init(&c, "Gemm", 13);
+    op_check_attr_float(&c, "alpha", 0.5f);
+    op_check_attr_float(&c, "beta", -1.5f);
+    const float *a = NULL, *b = NULL;
+    if (a_const)
+        a = op_check_const(&c, SHAPE(m, K), NULL);
+    else
+        op_check_input(&c, SHAPE(m, K));
+    if (b_const)
+        b = op_check_const(&c, SHAPE(K, N), NULL);
+    else
+        op_check_input(&c, SHAPE(K, N));
+    op_check_input(&c, shape);
+    op_check_open(&c, PG_PLAIN);
+    a = a ? a : c.x[0];
+    b = b ? b : c.x[a_const ? 0 : 1];
+    double y[12];
+    multiply(m, N, K, a, K, 1, b, N, 1, 0.5, y);
+    int64_t rows = shape.rank == 2 ? shape.dims[0] : 1;
+    int64_t cols = shape.rank ? shape.dims[shape.rank - 1] : 1;
+    for (int64_t e = 0; e < m * N; e++)
+        y[e] += -1.5 * (double)c.x[c.op->n_src - 1][(rows == 1 ? 0 : e / N) * cols +
+                                                    (cols == 1 ? 0 : e % N)];
+    op_check_forward(&c);
+    op_check_dst(&c, 0, y, 2e-6);
+    op_check_gradient(&c, 2e-3);
+    op_check_close(&c);
+}
+
+Test(gemm, computed_c) {
+    for (int64_t m = 1; m <= 3; m += 2)
+        for (int form = 0; form < 3; form++) {
+            const pg_shape shapes[] = {SHAPE0,      SHAPE(1),    SHAPE(4),
+                                       SHAPE(1, 4), SHAPE(m, 1), SHAPE(m, 4)};
+            for (int i = 0; i < 6; i++)
+                computed_c(m, shapes[i], form);
+        }
+}
+
 Test(gemm, refusals) {
     op_check c;
     gemm_case(&c, 3, 4, 5, 0, 0, 1, 1);
@@ -112,8 +156,8 @@ Test(gemm, refusals) {
     op_check_refused(&c, "does not broadcast");
     gemm_case(&c, 3, 4, 5, 0, 0, 1, 1);
     op_check_const(&c, SHAPE(5, 4), NULL);
-    op_check_input(&c, SHAPE(4));
-    op_check_refused(&c, "computed at run time");
+    op_check_input(&c, SHAPE(1, 3, 4));
+    op_check_refused(&c, "does not broadcast");
     gemm_case(&c, 3, 4, 5, 0, 0, 1, 1);
     op_check_const_i64(&c, SHAPE(5, 4), (int64_t[20]){0});
     op_check_refused(&c, "not floating point");

@@ -62,6 +62,37 @@ Test(softmax, large_logits_do_not_overflow) {
     op_check_close(&c);
 }
 
+/* Long rows, with tails of every vector width; minus infinity is what attention masks with. */
+Test(softmax, rows) {
+    static const int64_t lengths[] = {1, 7, 16, 31, 197, 1000};
+    for (int i = 0; i < 6; i++)
+        for (int logarithm = 0; logarithm < 2; logarithm++) {
+            op_check c;
+            int64_t n = lengths[i];
+            op_check_init(&c, logarithm ? "LogSoftmax" : "Softmax", 13);
+            op_check_input(&c, SHAPE(1, 3, n));
+            op_check_open(&c, PG_PLAIN);
+            for (int64_t k = 0; k < 3 * n; k++)
+                c.x[0][k] = k % 5 == 3 && !logarithm && n > 1 ? -INFINITY : 8 * c.x[0][k];
+            double *expected = op_check_own(&c, pg_malloc((size_t)(3 * n) * sizeof *expected));
+            double *d_x = op_check_own(&c, pg_malloc((size_t)(3 * n) * sizeof *d_x));
+            reference(c.x[0], 3, n, 1, logarithm != 0, expected);
+            for (int64_t at = 0; at < 3 * n; at++) {
+                double sum = 0;
+                for (int64_t k = at / n * n; k < at / n * n + n; k++)
+                    sum += (double)c.d_y[0][k] * (logarithm ? 1 : expected[k]);
+                d_x[at] = logarithm ? (double)c.d_y[0][at] - exp(expected[at]) * sum
+                                    : expected[at] * ((double)c.d_y[0][at] - sum);
+            }
+            op_check_forward(&c);
+            op_check_dst(&c, 0, expected, 1e-6);
+            op_check_backward(&c);
+            if (n > 1) /* else all of it is rounding */
+                op_check_d_src(&c, 0, d_x, 2e-6);
+            op_check_close(&c);
+        }
+}
+
 Test(softmax, refuses) {
     const int64_t bad[] = {2, -3, INT64_MIN, INT64_MAX};
     op_check c;

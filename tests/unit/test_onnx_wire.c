@@ -74,7 +74,7 @@ Test(onnx_wire, packed_and_single_numbers) {
 static pg_err tensor(const uint8_t *bytes, size_t size, pg_pool *pool, pg_const *out) {
     pg_span name;
     pg_diag diag = {{0}};
-    return pg_onnx_read_tensor((pg_span){bytes, size}, pool, &name, out, &diag);
+    return pg_onnx_read_tensor((pg_span){bytes, size}, pool, NULL, &name, out, &diag);
 }
 
 Test(onnx_tensor, raw_and_listed_half_and_bool) {

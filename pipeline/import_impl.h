@@ -1,0 +1,64 @@
+/* What the parts of the importer share: onnx_import.c walks the nodes, import_input.c decides what
+ * is the picture, import_output.c what is explained. */
+#ifndef PG_PIPELINE_IMPORT_IMPL_H
+#define PG_PIPELINE_IMPORT_IMPL_H
+
+#include "pipeline/fold.h"
+#include "pipeline/onnx_import.h"
+
+/* Every name of the file is bound to one of these. LOST: what an unsupported node would have made,
+ * or an output nobody can read. */
+typedef enum pg_binding_kind { PG_UNBOUND, PG_CONSTANT, PG_VALUE, PG_LOST } pg_binding_kind;
+
+typedef struct pg_binding {
+    pg_binding_kind kind;
+    const pg_const *constant;
+    int value; /* number in the graph */
+} pg_binding;
+
+typedef struct pg_importer {
+    pg_import *job;
+    pg_names names;
+    pg_onnx_model model;
+    pg_onnx_node *nodes;  /* [n_nodes], in the load pool */
+    int n_nodes;
+    bool *live;           /* [n_nodes] leads to the output */
+    int squash;           /* the node at the end to leave out (softmax, sigmoid), -1: none */
+    pg_binding *bindings; /* [names.count] */
+    pg_folder folder;
+    pg_onnx_value *input_values; /* [model.n_inputs] */
+    int output;                  /* name of the chosen output */
+    pg_refusals *refusals;
+} pg_importer;
+
+static inline pg_err pg_import_no_memory(pg_diag *diag) {
+    return pg_fail(diag, PG_ENOMEM, "no memory for the model");
+}
+
+static inline const char *pg_import_name(const pg_importer *im, int id) {
+    return pg_names_text(&im->names, id);
+}
+
+/* A copy of a name that lives as long as the model; NULL: out of memory. */
+const char *pg_import_keep(pg_importer *im, const char *text);
+
+/* Appends to a list in a message; what does not fit ends in an ellipsis. */
+void pg_import_list(char *list, size_t size, const char *text);
+
+/* import_expand.c: writes out nodes that stand for several. After reading, before anything else. */
+pg_err pg_import_expand(pg_importer *im, pg_diag *diag);
+
+/* import_input.c: which input is the picture, and what the others hold. Binds them all. After
+ * names and initialisers are bound. */
+pg_err pg_import_inputs(pg_importer *im, pg_diag *diag);
+
+/* import_output.c. Choose: before the bindings exist. Find live: which nodes lead to the chosen
+ * output and which softmax or sigmoid ends them; `wanted` is scratch [names.count]. Check squash:
+ * whether that node's shape really makes it one over the classes, when its turn comes. Bind: after
+ * the last node. */
+pg_err pg_import_choose_output(pg_importer *im, pg_diag *diag);
+void pg_import_find_live(pg_importer *im, bool *wanted);
+void pg_import_check_squash(pg_importer *im, const pg_op_def *def);
+pg_err pg_import_bind_output(pg_importer *im, pg_diag *diag);
+
+#endif
