@@ -71,6 +71,7 @@ typedef struct pg_op_def {
     const pg_op_input *inputs;
     int n_inputs;
     int n_outputs;
+    int n_read; /* outputs up to the last one that leads to the logits, <= n_outputs */
 } pg_op_def;
 
 /* Attribute look-up with the default of the ONNX specification. A wrong type or, for ints, a
@@ -95,6 +96,7 @@ typedef enum pg_layout_policy {
     PG_LAYOUTS_PLAIN,         /* every value PG_PLAIN */
     PG_LAYOUTS_CHANNELS_LAST, /* every value of rank >= 3 PG_CHANNELS_LAST */
     PG_LAYOUTS_SAME,          /* any, the same for all values of the operator's highest rank */
+    PG_LAYOUTS_ANY,           /* any, each for itself */
 } pg_layout_policy;
 
 /* Pointers of one operator in one session, fixed for the session's life. Arrays follow the
@@ -115,6 +117,10 @@ typedef struct pg_op_class {
      * marked (create). On failure nothing is left behind and diag says why; PG_EMODEL for what the
      * operator cannot do. */
     pg_err (*create)(const pg_op_def *def, pg_op **out, pg_diag *diag);
+    /* For operators that only rename or permute: with the layouts that src and dst have now, every
+     * element of dst[0] lies where it lies in src[0]. The planner asks for both layouts of dst and,
+     * where one will do, makes the operator an alias. NULL: never. */
+    bool (*same_bytes)(const pg_op *op);
     /* Layouts are known: packs weights, makes primitives, sets fields marked (prepare). Called
      * once, with omp_get_max_threads() already what every session will use. Constants of the
      * definition die after this call. NULL: nothing to do. */
@@ -142,7 +148,7 @@ struct pg_op {
     pg_desc *src;     /* (create; layouts by the planner) [n_src] */
     pg_desc *dst;     /* (create; layouts by the planner) [n_dst] */
     pg_layout_policy layouts; /* (create) */
-    bool alias;     /* (create) dst[0] is src[0] under another shape (Reshape, Identity): the
+    bool alias;     /* (create; or the planner, see same_bytes) dst[0] is src[0] under another shape (Reshape, Identity): the
                        planner shares the memory, forward and backward are never called */
     bool keeps_src; /* (create) backward reads src */
     bool keeps_dst; /* (create) backward reads dst */

@@ -70,47 +70,12 @@ static pg_act_range act_range(const conv_op *conv) {
 
 /* ---- create ---- */
 
-static pg_err check_constant(const pg_op_def *def, int index, const char *what, pg_diag *diag) {
-    const pg_const *value = def->inputs[index].constant;
-    if (value == NULL)
-        return pg_fail(diag, PG_EMODEL,
-                       "node '%s' (%s): its %s are computed at run time; only constants are "
-                       "supported",
-                       def->node, def->type, what);
-    if (value->dtype != PG_F32)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its %s are not floating point", def->node,
-                       def->type, what);
-    return PG_OK;
-}
-
-static pg_err check_inputs(const pg_op_def *def, pg_diag *diag) {
-    const pg_op_input *in = def->inputs;
-    if (def->n_inputs < 2 || def->n_inputs > 3 || !in[0].present || !in[1].present)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): needs an input and weights", def->node,
-                       def->type);
-    if (in[0].constant)
-        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its input is a constant", def->node,
-                       def->type);
-    pg_err err = check_constant(def, 1, "weights", diag);
-    if (!err && def->n_inputs == 3 && in[2].present) {
-        err = check_constant(def, 2, "biases", diag);
-        char text[PG_SHAPE_TEXT];
-        if (!err && (in[2].shape.rank != 1 || in[1].shape.rank < 1 ||
-                     in[2].shape.dims[0] != in[1].shape.dims[0]))
-            err = pg_fail(diag, PG_EMODEL, "node '%s' (%s): the bias has the shape %s", def->node,
-                          def->type, pg_shape_text(&in[2].shape, text));
-    }
-    return err;
-}
-
 extern const pg_op_class pg_conv_class;
 
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     pg_conv_geometry g;
     pg_shape dst;
-    pg_err err = check_inputs(def, diag);
-    if (!err)
-        err = pg_conv_geometry_read(def, &g, &dst, diag);
+    pg_err err = pg_conv_geometry_read(def, &g, &dst, diag);
     if (!err)
         err = pg_op_alloc(&pg_conv_class, def, sizeof(conv_op), 1, out, diag);
     if (err)

@@ -66,20 +66,18 @@ static void zero_slope(int64_t n, const float *x, float a, float b, const float 
 static inline float softplus_of(float v) {
     return (v > 0 ? v : 0) + log1pf(pg_expf(v > 0 ? -v : v));
 }
-/* tanh(softplus(v)) = m / (m + 2) with w = e^v, m = w^2 + 2 w; 1 from v = 20 on. */
+/* tanh(softplus(v)) = m / (m + 2) with w = e^v, m = w^2 + 2 w; 1 from v = 20 on, 0 to -88. */
 static inline float mish_of(float v) {
     float w = pg_expf(v), m = w * (w + 2);
-    return v > 20 ? v : v * (m / (m + 2));
+    return v > 20 ? v : v < -88 ? 0.0f : v * (m / (m + 2));
 }
 static inline float mish_slope_of(float v) {
     float w = pg_expf(v), m = w * (w + 2), q = 1 / (m + 2);
-    return v > 20 ? 1.0f : m * q + v * (4 * w * (w + 1) * q * q);
+    return v > 20 ? 1.0f : v < -88 ? 0.0f : m * q + v * (4 * w * (w + 1) * q * q);
 }
-/* The exponential branch of Elu, Celu: e^v - 1. Alpha < 0 takes Celu above 0. */
-static inline float expm1_of(float v) { return v < 0 ? pg_expm1f_below_0(v) : pg_expf(v) - 1; }
-static inline float normal_cdf(float v) { return 0.5f * erfcf(-v * 0.70710678f); }
-static inline float gelu_slope_of(float v) {
-    return normal_cdf(v) + v * 0.39894228f * pg_expf(-0.5f * v * v);
+static inline float gelu_slope_of(float x) {
+    float v = x > 14 ? 14 : x < -14 ? -14 : x; /* beyond, the density is 0 and v may be huge */
+    return pg_normal_cdf(v) + v * 0.39894228f * pg_expf(-0.5f * v * v);
 }
 
 /* The inner u = sqrt(2/pi) (v + 0.044715 v^3) of the approximation 0.5 v (1 + tanh u). */
@@ -101,16 +99,16 @@ FUNCTION(hard_sigmoid, a * v + b < 0 ? 0.0f : a * v + b > 1 ? 1.0f : a * v + b,
 FUNCTION(hard_swish, v * (v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 6 + 0.5f),
          v <= -3 ? 0.0f : v >= 3 ? 1.0f : v / 3 + 0.5f)
 FUNCTION(tanh, pg_tanhf(v), 1.0f - pg_tanhf(v) * pg_tanhf(v))
-FUNCTION(elu, v > 0 ? v : a * expm1_of(v), v > 0 ? 1.0f : a * pg_expf(v))
-FUNCTION(celu, v > 0 ? v : a * expm1_of(v / a), v > 0 ? 1.0f : pg_expf(v / a))
-FUNCTION(selu, b * (v > 0 ? v : a * expm1_of(v)), b * (v > 0 ? 1.0f : a * pg_expf(v)))
+FUNCTION(elu, v > 0 ? v : a * pg_expm1f(v), v > 0 ? 1.0f : a * pg_expf(v))
+FUNCTION(celu, v > 0 ? v : a * pg_expm1f(v / a), v > 0 ? 1.0f : pg_expf(v / a))
+FUNCTION(selu, b * (v > 0 ? v : a * pg_expm1f(v)), b * (v > 0 ? 1.0f : a * pg_expf(v)))
 FUNCTION(softplus, softplus_of(v), pg_sigmoidf(v))
 FUNCTION(softsign, v / (1 + fabsf(v)), 1.0f / ((1 + fabsf(v)) * (1 + fabsf(v))))
 FUNCTION(mish, mish_of(v), mish_slope_of(v))
-FUNCTION(gelu, v * normal_cdf(v), gelu_slope_of(v))
+FUNCTION(gelu, v * pg_normal_cdf(v), gelu_slope_of(v))
 FUNCTION(gelu_tanh, v * pg_sigmoidf(2.0f * gelu_inner(v)), gelu_tanh_slope_of(v))
-FUNCTION(erf, erff(v), 1.12837917f * pg_expf(-v * v))
-FUNCTION(exp, pg_expf(v), pg_expf(v))
+FUNCTION(erf, pg_erff(v), 1.12837917f * pg_expf(-v * v))
+FUNCTION(exp, pg_expf_ieee(v), pg_expf_ieee(v))
 FUNCTION(log, logf(v), 1.0f / v)
 FUNCTION(sqrt, sqrtf(v), 0.5f / sqrtf(v))
 FUNCTION(reciprocal, 1.0f / v, -1.0f / (v * v))

@@ -72,7 +72,20 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
     err = alloc(&pg_transpose_class, def, &dst, &op, out, diag);
     for (int i = 0; i < src->rank && !err; i++)
         op->src_axis[i] = (int)perm[i];
+    if (!err)
+        (*out)->layouts = PG_LAYOUTS_ANY;
     return err;
+}
+
+/* Channels-last bytes of [N,C,H,W] are plain bytes of [N,H,W,C]. */
+static bool transpose_same_bytes(const pg_op *base) {
+    int64_t src[PG_MAX_RANK], dst[PG_MAX_RANK];
+    pg_desc_strides(&base->src[0], src);
+    pg_desc_strides(&base->dst[0], dst);
+    for (int i = 0; i < base->dst[0].shape.rank; i++)
+        if (base->dst[0].shape.dims[i] > 1 && dst[i] != src[((const index_op *)base)->src_axis[i]])
+            return false;
+    return true;
 }
 
 /* ---- Slice ---- */
@@ -364,7 +377,14 @@ static void destroy(pg_op *base) {
         .create = create_function, .prepare = prepare, .forward = forward, .backward = backward,   \
         .destroy = destroy                                                                         \
     }
-const pg_op_class pg_transpose_class = INDEX_CLASS(create_transpose);
+const pg_op_class pg_transpose_class = {
+    .create = create_transpose,
+    .same_bytes = transpose_same_bytes,
+    .prepare = prepare,
+    .forward = forward,
+    .backward = backward,
+    .destroy = destroy,
+};
 const pg_op_class pg_slice_class = INDEX_CLASS(create_slice);
 const pg_op_class pg_gather_class = INDEX_CLASS(create_gather);
 const pg_op_class pg_pad_class = INDEX_CLASS(create_pad);

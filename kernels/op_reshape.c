@@ -1,8 +1,8 @@
 /* Operators that only rename: the elements stay where they are, under another shape. The planner
  * gives input and output one piece of memory; forward and backward exist for callers that do not.
  *
- * Shapes other than Identity's and Dropout's must be PG_PLAIN: a reshape of channels-last bytes
- * would shuffle them. */
+ * A reshape of channels-last bytes would shuffle them, unless it leaves the channels alone and only
+ * joins or splits spatial axes. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -127,6 +127,14 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     return PG_OK;
 }
 
+static bool same_bytes(const pg_op *op) {
+    const pg_desc *src = &op->src[0], *dst = &op->dst[0];
+    if (src->layout == PG_PLAIN && dst->layout == PG_PLAIN)
+        return true;
+    return src->layout == dst->layout && src->shape.dims[0] == dst->shape.dims[0] &&
+           src->shape.dims[1] == dst->shape.dims[1];
+}
+
 static size_t bytes_of(const pg_op *op) {
     return (size_t)pg_shape_count(&op->src[0].shape) * sizeof(float);
 }
@@ -143,4 +151,4 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
 }
 
 const pg_op_class pg_reshape_class = {
-    .create = create, .forward = forward, .backward = backward};
+    .create = create, .same_bytes = same_bytes, .forward = forward, .backward = backward};

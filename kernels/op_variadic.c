@@ -66,7 +66,7 @@ static pg_err prepare(pg_op *base, pg_diag *diag) {
         pg_walk_init(&op->walk[i], dst->rank, dst->dims, 2, (const int64_t *[]){y, x});
         size_t sums = (size_t)pg_shape_count(&op->x[i].desc.shape) * sizeof(double);
         bool shared = pg_operand_is_broadcast(&op->x[i], dst);
-        if (!is_extreme(op) && shared && op->x[i].src >= 0 && sums > base->scratch_bytes)
+        if (shared && op->x[i].src >= 0 && sums > base->scratch_bytes)
             base->scratch_bytes = sums;
     }
     if (is_extreme(op))
@@ -103,7 +103,14 @@ PG_CLONES static void extreme_row(float sign, int64_t n, const float *x, int64_t
 PG_CLONES static void share_row(int64_t n, const float *x, int64_t sx, const float *y,
                                 const float *holders, const float *d_y, float *d_x) {
     for (int64_t i = 0; i < n; i++)
-        d_x[i * sx] += x[i * sx] == y[i] ? d_y[i] / holders[i] : 0.0f;
+        d_x[i * sx] = x[i * sx] == y[i] ? d_y[i] / holders[i] : 0.0f;
+}
+
+/* The same for an operand that is broadcast: it sums over its uses. */
+PG_CLONES static void share_sum_row(int64_t n, const float *x, int64_t sx, const float *y,
+                                    const float *holders, const float *d_y, double *sums) {
+    for (int64_t i = 0; i < n; i++)
+        sums[i * sx] += x[i * sx] == y[i] ? (double)(d_y[i] / holders[i]) : 0.0;
 }
 
 PG_CLONES static void scale_row(float scale, int64_t n, float *y) {
@@ -154,14 +161,23 @@ static void backward_extreme(const variadic_op *op, const pg_op_io *io, int i, f
     const float *x = pg_operand_data(&op->x[i], io), *holders = io->saved;
     int64_t n = w->dims[w->rank - 1], sx = w->stride[1][w->rank - 1];
     bool shared = pg_operand_is_broadcast(&op->x[i], &op->op.dst[0].shape);
-    memset(d_x, 0, (size_t)pg_shape_count(&op->x[i].desc.shape) * sizeof *d_x);
+    int64_t count = pg_shape_count(&op->x[i].desc.shape);
+    double *sums = io->scratch;
+    if (shared)
+        memset(sums, 0, (size_t)count * sizeof *sums);
 #pragma omp parallel for schedule(static) if (!shared && w->rows * n > PARALLEL_FROM)
     for (int64_t row = 0; row < w->rows; row++) {
         int64_t at[PG_WALK_OPERANDS];
         pg_walk_row(w, row, at);
-        share_row(n, x + at[1], sx, io->dst[0] + at[0], holders + at[0], io->d_dst[0] + at[0],
-                  d_x + at[1]);
+        if (shared)
+            share_sum_row(n, x + at[1], sx, io->dst[0] + at[0], holders + at[0],
+                          io->d_dst[0] + at[0], sums + at[1]);
+        else
+            share_row(n, x + at[1], sx, io->dst[0] + at[0], holders + at[0],
+                      io->d_dst[0] + at[0], d_x + at[1]);
     }
+    for (int64_t k = 0; shared && k < count; k++)
+        d_x[k] = (float)sums[k];
 }
 
 static void backward_sum(const variadic_op *op, const pg_op_io *io, int i, float *d_x) {

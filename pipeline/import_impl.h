@@ -23,6 +23,7 @@ typedef struct pg_importer {
     pg_onnx_node *nodes;  /* [n_nodes], in the load pool */
     int n_nodes;
     bool *live;           /* [n_nodes] leads to the output */
+    bool *wanted;         /* [names.count] likewise for names */
     int squash;           /* the node at the end to leave out (softmax, sigmoid), -1: none */
     pg_binding *bindings; /* [names.count] */
     pg_folder folder;
@@ -52,12 +53,12 @@ pg_err pg_import_expand(pg_importer *im, pg_diag *diag);
  * names and initialisers are bound. */
 pg_err pg_import_inputs(pg_importer *im, pg_diag *diag);
 
-/* import_output.c. Choose: before the bindings exist. Find live: which nodes lead to the chosen
- * output and which softmax or sigmoid ends them; `wanted` is scratch [names.count]. Check squash:
+/* import_output.c. Choose: before the bindings exist. Find live: which nodes and names lead to
+ * the chosen output and which softmax or sigmoid ends them; fills `live` and `wanted`. Check squash:
  * whether that node's shape really makes it one over the classes, when its turn comes. Bind: after
  * the last node. */
 pg_err pg_import_choose_output(pg_importer *im, pg_diag *diag);
-void pg_import_find_live(pg_importer *im, bool *wanted);
+void pg_import_find_live(pg_importer *im);
 void pg_import_check_squash(pg_importer *im, const pg_op_def *def);
 pg_err pg_import_bind_output(pg_importer *im, pg_diag *diag);
 

@@ -79,7 +79,8 @@ static bool squashes(const pg_onnx_node *node) {
 
 /* Two sweeps from the end: the squashing node that ends the network, then liveness. The file lists
  * nodes before their readers, or it is refused later. */
-void pg_import_find_live(pg_importer *im, bool *wanted) {
+void pg_import_find_live(pg_importer *im) {
+    bool *wanted = im->wanted;
     int tail = im->output;
     im->squash = -1;
     for (int i = im->n_nodes - 1; i >= 0; i--) {

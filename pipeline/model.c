@@ -44,7 +44,7 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, diag);
+        err = pg_optimise(&model->graph, &model->load, diag);
     if (err != PG_OK && model->load.exceeded)
         err = pg_fail(diag, PG_EMODEL, "its constants want more than %zu MiB, out of proportion to "
                                        "the file's size", model->load.limit >> 20);

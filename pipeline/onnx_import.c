@@ -191,6 +191,9 @@ static pg_err define(pg_importer *im, const pg_onnx_node *node, pg_op_def **out,
         def->n_inputs--; /* absent at the end is the same as not there */
     while (def->n_outputs > 0 && node->outputs[def->n_outputs - 1] < 0)
         def->n_outputs--;
+    for (int k = 0; k < def->n_outputs; k++)
+        if (node->outputs[k] >= 0 && im->wanted[node->outputs[k]])
+            def->n_read = k + 1;
     for (int k = 0; k < def->n_inputs; k++) {
         if (node->inputs[k] < 0)
             continue;
@@ -394,10 +397,10 @@ static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
 }
 
 static pg_err import_nodes(pg_importer *im, pg_diag *diag) {
-    bool *wanted = pg_pool_array(im->job->load, im->names.count, sizeof *wanted);
-    if (wanted == NULL)
+    im->wanted = pg_pool_array(im->job->load, im->names.count, sizeof *im->wanted);
+    if (im->wanted == NULL)
         return pg_import_no_memory(diag);
-    pg_import_find_live(im, wanted);
+    pg_import_find_live(im);
     for (int i = 0; i < im->n_nodes; i++) {
         pg_err err = import_node(im, i, diag);
         if (err != PG_OK)

@@ -1,6 +1,8 @@
 /* Layouts, in one pass in order of execution: a value keeps the layout it is made in, and where a
  * reader wants the other one a LayoutConvert node makes a second value, once for all such readers.
- * Where both layouts are the same bytes (one channel, or one position) nothing is converted. */
+ * Where both layouts are the same bytes (one channel, or one position) nothing is converted, and
+ * where a Reshape or a Transpose finds its result in place under one of the layouts, nothing runs:
+ * the Transpose between [N,C,H,W] channels-last and [N,H,W,C] plain is free in both directions. */
 #include <string.h>
 
 #include "kernels/mem.h"
@@ -40,7 +42,9 @@ static pg_layout common_layout(const layouter *l, const pg_node *node, int rank)
     return plain || rank < 3 ? PG_PLAIN : PG_CHANNELS_LAST;
 }
 
-static pg_layout wanted(const pg_node *node, const pg_shape *shape, int rank, pg_layout common) {
+/* What the node wants of an input that is `made` so, or makes of an output (`made` plain). */
+static pg_layout wanted(const pg_node *node, const pg_shape *shape, int rank, pg_layout common,
+                        pg_layout made) {
     if (shape->rank < 3)
         return PG_PLAIN;
     switch (node->op->layouts) {
@@ -48,6 +52,8 @@ static pg_layout wanted(const pg_node *node, const pg_shape *shape, int rank, pg
         return PG_CHANNELS_LAST;
     case PG_LAYOUTS_SAME:
         return shape->rank == rank ? common : PG_PLAIN;
+    case PG_LAYOUTS_ANY:
+        return made;
     case PG_LAYOUTS_PLAIN:
         break;
     }
@@ -83,12 +89,33 @@ static pg_err convert(layouter *l, const char *reader, int value, pg_layout to, 
     return PG_OK;
 }
 
+/* True if the node's result is its input as it lies there, under the layout this gives it. */
+static bool finds_in_place(layouter *l, pg_node *node) {
+    struct pg_op *op = node->op;
+    static const pg_layout layouts[] = {PG_CHANNELS_LAST, PG_PLAIN};
+    if (op->cls->same_bytes == NULL)
+        return false;
+    op->src[0].layout = l->layout[node->src[0]];
+    for (int i = 0; i < 2; i++) {
+        op->dst[0].layout = layouts[i];
+        if ((layouts[i] == PG_PLAIN || op->dst[0].shape.rank >= 3) && op->cls->same_bytes(op)) {
+            l->layout[node->dst[0]] = layouts[i];
+            op->alias = true;
+            return true;
+        }
+    }
+    return false;
+}
+
 static pg_err place(layouter *l, pg_node *node, pg_diag *diag) {
     struct pg_op *op = node->op;
+    if (finds_in_place(l, node))
+        return PG_OK;
     int rank = top_rank(op);
     pg_layout common = common_layout(l, node, rank);
     for (int k = 0; k < op->n_src; k++) {
-        op->src[k].layout = wanted(node, &op->src[k].shape, rank, common);
+        op->src[k].layout =
+            wanted(node, &op->src[k].shape, rank, common, l->layout[node->src[k]]);
         if (op->src[k].layout == l->layout[node->src[k]] || free_choice(&op->src[k].shape))
             continue;
         pg_err err = convert(l, op->node, node->src[k], op->src[k].layout, &node->src[k], diag);
@@ -96,7 +123,7 @@ static pg_err place(layouter *l, pg_node *node, pg_diag *diag) {
             return err;
     }
     for (int k = 0; k < op->n_dst; k++) {
-        op->dst[k].layout = wanted(node, &op->dst[k].shape, rank, common);
+        op->dst[k].layout = wanted(node, &op->dst[k].shape, rank, common, PG_PLAIN);
         l->layout[node->dst[k]] = op->dst[k].layout;
     }
     return PG_OK;

@@ -71,6 +71,31 @@ def test_unsupported_operators_are_named_all_at_once(net, tmp_path):
         assert kind in text and f"odd_node_{i}" in text
 
 
+def test_index_output_of_a_pool(net, tmp_path):
+    """Indices of a MaxPool may be there, but not lead to the logits."""
+    import onnx
+    from onnx import helper
+    for read in (False, True):
+        model = onnx.load(str(net))
+        nodes = model.graph.node
+        at = next(i for i, n in enumerate(nodes) if n.op_type == "Relu")
+        value = nodes[at].input[0]
+        extra = [helper.make_node("MaxPool", [value], ["pooled", "where"], name="pool_with_indices",
+                                  kernel_shape=[3, 3], pads=[1, 1, 1, 1])]
+        if read:
+            extra += [helper.make_node("Cast", ["where"], ["where_float"], to=1),
+                      helper.make_node("Add", ["pooled", "where_float"], ["both"])]
+        nodes[at].input[0] = extra[-1].output[0]
+        for k, node in enumerate(extra):
+            nodes.insert(at + k, node)
+        onnx.save(model, str(tmp_path / "indices.onnx"))
+        if read:
+            text = refused("inspect", "--model", tmp_path / "indices.onnx")
+            assert "pool_with_indices" in text and "index output" in text
+        else:
+            cli.run("inspect", "--model", tmp_path / "indices.onnx")
+
+
 def test_no_such_model(tmp_path):
     assert cli.run("inspect", "--model", tmp_path / "none.onnx", check=False).returncode == 2
 

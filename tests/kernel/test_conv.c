@@ -103,36 +103,11 @@ static void check_plain(fixture *f, double lo, double hi) {
     op_check_d_src(&f->c, 0, f->d_x, 2e-6);
 }
 
-/* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
-static const conv_case grid[] = {
-    {3, 12, 12, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    /* the ordinary one */
-    {3, 17, 19, 16, 7, 7, 1, 2, 2, 1, 1, 3, 3, 3, 3},   /* ResNet's first */
-    {16, 9, 9, 32, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},    /* pointwise */
-    {16, 9, 9, 24, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},    /* pointwise, strided: a rest unread */
-    {5, 7, 8, 11, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     /* odd channels */
-    {1, 6, 6, 1, 3, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0},      /* one channel, no padding */
-    {32, 10, 10, 32, 3, 3, 32, 1, 1, 1, 1, 1, 1, 1, 1}, /* depthwise */
-    {24, 11, 11, 24, 5, 5, 24, 2, 2, 1, 1, 2, 2, 2, 2}, /* depthwise, strided */
-    {13, 8, 8, 13, 3, 3, 13, 1, 1, 1, 1, 1, 1, 1, 1},   /* depthwise, odd */
-    {6, 8, 8, 12, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1},     /* depthwise with multiplier */
-    {16, 8, 8, 32, 3, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1},    /* groups */
-    {9, 8, 8, 15, 3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},     /* odd groups, strided */
-    {8, 14, 14, 8, 3, 3, 1, 1, 1, 2, 2, 2, 2, 2, 2},    /* dilated */
-    {4, 15, 13, 6, 3, 2, 1, 2, 1, 3, 2, 1, 0, 2, 1},    /* everything different */
-    {8, 9, 9, 8, 3, 3, 1, 2, 2, 1, 1, 0, 0, 1, 1},      /* TensorFlow's SAME at stride 2 */
-    {8, 9, 9, 8, 3, 3, 8, 2, 2, 1, 1, 0, 0, 1, 1},      /* the same, depthwise */
-    {16, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},     /* squeeze-excite */
-    {4, 6, 6, 8, 6, 6, 1, 1, 1, 1, 1, 0, 0, 0, 0},      /* kernel as large as the input */
-    {4, 1, 20, 8, 1, 5, 1, 1, 1, 1, 1, 0, 2, 0, 2},     /* one row */
-    {12, 8, 8, 8, 1, 7, 1, 1, 1, 1, 1, 0, 3, 0, 3},     /* Inception's 1x7 */
-};
-enum { GRID = sizeof grid / sizeof grid[0] };
-
 Test(conv, forward_and_backward_match_plain_loops) {
-    for (int i = 0; i < GRID; i++)
+    for (int i = 0; i < CONV_GRID; i++)
         for (int bias = 0; bias < 2; bias++) {
             fixture f;
-            begin(&f, &grid[i], bias);
+            begin(&f, &conv_grid[i], bias);
             start(&f);
             cr_assert(strstr(f.c.op->impl, "ref") == NULL, "grid row %d runs %s", i, f.c.op->impl);
             check_plain(&f, -INFINITY, INFINITY);
@@ -140,16 +115,29 @@ Test(conv, forward_and_backward_match_plain_loops) {
         }
 }
 
-Test(conv, activations_are_fused) {
-    for (int i = 0; i < GRID; i++) {
+Test(conv, any_geometry_matches_plain_loops) {
+    uint64_t state = 11;
+    for (int i = 0; i < 150; i++) {
+        conv_case k = conv_any(&state);
         fixture f;
-        begin(&f, &grid[i], true);
+        begin(&f, &k, i % 2);
+        start(&f);
+        cr_assert(strstr(f.c.op->impl, "ref") == NULL, "case %d runs %s", i, f.c.op->impl);
+        check_plain(&f, -INFINITY, INFINITY);
+        op_check_close(&f.c);
+    }
+}
+
+Test(conv, activations_are_fused) {
+    for (int i = 0; i < CONV_GRID; i++) {
+        fixture f;
+        begin(&f, &conv_grid[i], true);
         pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
         start(&f);
         check_plain(&f, 0, INFINITY);
         op_check_close(&f.c);
 
-        begin(&f, &grid[i], true);
+        begin(&f, &conv_grid[i], true);
         absorb(&f);
         pg_conv_absorb_activation(f.c.op, PG_ACT_CLIP, -0.25f, 0.75f);
         start(&f);
@@ -159,9 +147,9 @@ Test(conv, activations_are_fused) {
 }
 
 Test(conv, backward_agrees_with_finite_differences) {
-    for (int i = 0; i < GRID; i++) {
+    for (int i = 0; i < CONV_GRID; i++) {
         fixture f;
-        begin(&f, &grid[i], true);
+        begin(&f, &conv_grid[i], true);
         f.c.kink = 2e-3;
         if (i % 2)
             absorb(&f);
@@ -219,19 +207,23 @@ Test(conv, one_dimensional) {
 Test(conv, auto_pad) {
     static const struct {
         const char *mode;
-        int64_t in, stride, k, begin, end;
+        int64_t in, stride, k, dilation, begin, end;
     } rows[] = {
-        {"SAME_UPPER", 9, 2, 3, 1, 1}, {"SAME_UPPER", 8, 2, 3, 0, 1}, {"SAME_LOWER", 8, 2, 3, 1, 0},
-        {"SAME_UPPER", 8, 3, 1, 0, 0}, {"VALID", 8, 2, 3, 0, 0},      {"SAME_LOWER", 7, 1, 4, 2, 1},
-        {"SAME_UPPER", 7, 1, 4, 1, 2},
+        {"SAME_UPPER", 9, 2, 3, 1, 1, 1}, {"SAME_UPPER", 8, 2, 3, 1, 0, 1},
+        {"SAME_LOWER", 8, 2, 3, 1, 1, 0}, {"SAME_UPPER", 8, 3, 1, 1, 0, 0},
+        {"VALID", 8, 2, 3, 1, 0, 0},      {"SAME_LOWER", 7, 1, 4, 1, 2, 1},
+        {"SAME_UPPER", 7, 1, 4, 1, 1, 2}, {"SAME_UPPER", 8, 1, 2, 3, 1, 2},
+        {"SAME_LOWER", 9, 2, 4, 2, 3, 3}, {"NOTSET", 8, 2, 3, 1, 0, 0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         int64_t n = rows[i].in, s = rows[i].stride, b = rows[i].begin, e = rows[i].end;
-        conv_case k = {2, n, n, 3, rows[i].k, rows[i].k, 1, s, s, 1, 1, b, b, e, e};
+        int64_t d = rows[i].dilation;
+        conv_case k = {2, n, n, 3, rows[i].k, rows[i].k, 1, s, s, d, d, b, b, e, e};
         op_check c;
         op_check_init(&c, "Conv", 17);
         op_check_attr_string(&c, "auto_pad", rows[i].mode);
         op_check_attr_ints(&c, "strides", 2, (int64_t[]){s, s});
+        op_check_attr_ints(&c, "dilations", 2, (int64_t[]){d, d});
         op_check_input(&c, SHAPE(1, 2, n, n));
         const float *w = op_check_const(&c, SHAPE(3, 2, k.k_h, k.k_w), NULL);
         op_check_open(&c, PG_CHANNELS_LAST);
@@ -251,10 +243,10 @@ Test(conv, auto_pad) {
 /* ---- batch normalisation and the channel statistic ---- */
 
 Test(conv, absorbed_batch_norm_matches_plain_loops) {
-    for (int i = 0; i < GRID; i++)
+    for (int i = 0; i < CONV_GRID; i++)
         for (int bias = 0; bias < 2; bias++) {
             fixture f;
-            begin(&f, &grid[i], bias);
+            begin(&f, &conv_grid[i], bias);
             absorb(&f);
             start(&f);
             check_plain(&f, -INFINITY, INFINITY);
@@ -264,7 +256,7 @@ Test(conv, absorbed_batch_norm_matches_plain_loops) {
 
 Test(conv, batch_norm_that_hides_z_is_not_absorbed) {
     fixture f;
-    begin(&f, &grid[5], true);
+    begin(&f, &conv_grid[5], true);
     float one = 1, zero = 0, tiny = 1e-4f, nan = NAN, far = 1.1e3f, near = 0.9e3f;
     cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &zero, &one, &one));
     cr_assert(!pg_conv_absorb_batch_norm(f.c.op, &nan, &one, &one));
@@ -291,10 +283,10 @@ static void check_gap(fixture *f, double lo, double hi) {
 }
 
 Test(conv, gap_is_of_z_before_batch_norm_and_activation) {
-    for (int i = 0; i < GRID; i++)
+    for (int i = 0; i < CONV_GRID; i++)
         for (int variant = 0; variant < 4; variant++) {
             fixture f;
-            begin(&f, &grid[i], variant != 3);
+            begin(&f, &conv_grid[i], variant != 3);
             if (variant >= 1)
                 absorb(&f);
             if (variant == 2)
@@ -314,7 +306,7 @@ Test(conv, gap_is_of_z_before_batch_norm_and_activation) {
 
 Test(conv, gap_only_when_asked_for) {
     fixture f;
-    begin(&f, &grid[0], true);
+    begin(&f, &conv_grid[0], true);
     start(&f);
     op_check_forward(&f.c);
     cr_assert_null(pg_conv_gap(f.c.op, &f.c.io));
@@ -397,10 +389,10 @@ static void check_pruned(fixture *f, double lo, double hi, float high, float low
 }
 
 Test(conv, prune_scales_the_groups_and_reports_their_moments) {
-    for (int i = 0; i < GRID; i++)
+    for (int i = 0; i < CONV_GRID; i++)
         for (int variant = 0; variant < 4; variant++) {
             fixture f;
-            begin(&f, &grid[i], true);
+            begin(&f, &conv_grid[i], true);
             if (variant & 1)
                 absorb(&f);
             if (variant & 2)
@@ -417,7 +409,7 @@ Test(conv, prune_scales_the_groups_and_reports_their_moments) {
 Test(conv, prune_that_changes_nothing_is_exactly_plain) {
     for (int act = 0; act < 2; act++) {
         fixture f;
-        begin(&f, &grid[0], true);
+        begin(&f, &conv_grid[0], true);
         absorb(&f);
         if (act)
             pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
@@ -449,7 +441,7 @@ Test(conv, prune_that_changes_nothing_is_exactly_plain) {
 
 Test(conv, nobody_wants_the_gradient) {
     fixture f;
-    begin(&f, &grid[0], true);
+    begin(&f, &conv_grid[0], true);
     f.c.want[0] = false;
     start(&f);
     op_check_forward(&f.c);
@@ -482,7 +474,10 @@ Test(conv, refuses_what_it_cannot_do) {
     op_check_refused(&c, "group 0");
     conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
     op_check_attr_ints(&c, "pads", 4, (int64_t[]){-1, 0, 0, 0});
-    op_check_refused(&c, "padding");
+    op_check_refused(&c, "negative padding");
+    conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
+    op_check_attr_ints(&c, "pads", 4, (int64_t[]){0, 0, 0, INT64_MAX});
+    op_check_refused(&c, "out of range");
     conv_of(&c, SHAPE(1, 2, 4, 4), SHAPE(2, 2, 3, 3));
     op_check_attr_ints(&c, "pads", 2, (int64_t[]){1, 1});
     op_check_refused(&c, "'pads' has 2 values instead of 4");

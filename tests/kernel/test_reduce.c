@@ -172,7 +172,7 @@ Test(reduce, no_axes) {
                 op_check_attr_int(&c, "noop_with_empty_axes", noop);
                 op_check_input_of(&c, SHAPE(2, 2), (float[]){0.5f, 2, 1.5f, 3});
                 if (empty)
-                    op_check_const_i64(&c, SHAPE(0), NULL);
+                    op_check_const_i64(&c, SHAPE(0), (int64_t[]){0});
                 op_check_open(&c, PG_PLAIN);
                 op_check_shape(&c, 0, noop ? SHAPE(2, 2) : SHAPE(1, 1));
                 op_check_forward(&c);

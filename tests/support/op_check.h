@@ -46,6 +46,7 @@ enum { OP_CHECK_MAX = 12, OP_CHECK_GUARD = 64 };
 typedef struct op_check {
     pg_op_def def;
     int n_outputs; /* what the node declares; 1 unless set */
+    int dead_outputs; /* how many of them, at the end, nothing reads; 0 unless set */
     pg_op *op;
     pg_diag diag;
     pg_op_io io; /* c.io.prune may be set by the test */
@@ -202,6 +203,7 @@ OP_CHECK_API pg_err op_check_try_create(op_check *c) {
     c->def.attrs = c->attrs;
     c->def.inputs = c->inputs;
     c->def.n_outputs = c->n_outputs;
+    c->def.n_read = c->n_outputs - c->dead_outputs;
     return pg_op_create(&c->def, &c->op, &c->diag);
 }
 
