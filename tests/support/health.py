@@ -191,8 +191,8 @@ class _KinkClearer(TorchFunctionMode):
         self.note(out, [self.conv])
         return out
 
-    def pool(self, v, kernel_size, stride, padding, *rest, **options):
-        k, s, p = kernel_size, stride, padding
+    def pool(self, v, kernel_size, stride=None, padding=0, *rest, **options):
+        k, s, p = kernel_size, stride or kernel_size, padding
         first = F.max_pool2d(v, k, s, p, *rest, **options)
         h, w = first.shape[2:]
         wide = F.pad(v, (p, p + k, p, p + k), value=-torch.inf)  # more on the right: ceil_mode
