@@ -127,7 +127,8 @@ class Reference:
         logits = ref.forward(x)                     numpy [classes], of the first output
         ref.gaps()                                  one array [C] per convolution
         g = ref.backward(target, plan, gamma, conserve)    numpy [3,H,W]; ref.splits tells what happened
-    `plan` maps convolution numbers to boolean arrays, True for channels that are kept.
+    `plan` maps convolution numbers to boolean arrays, True for channels that are kept. `target` is an index, or
+    a tuple of indices and slices into the first output: the sum of what they name is explained.
     """
 
     def __init__(self, net, fold=False, size=64):
@@ -171,7 +172,7 @@ class Reference:
         self.plan = {i: torch.as_tensor(np.asarray(k, dtype=bool)) for i, k in (plan or {}).items()}
         self.gamma, self.conserve, self.splits = float(gamma), conserve, {}
         d_y = torch.zeros_like(self.y)
-        d_y[0, target] = seed
+        d_y[(0, *target) if isinstance(target, tuple) else (0, target)] = seed
         (g,) = torch.autograd.grad(self.y, self.x, d_y, retain_graph=True)
         return g[0].numpy()
 

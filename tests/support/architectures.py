@@ -4,7 +4,7 @@ ones that put a case at hand which no torchvision network has.
     ARCHITECTURES[name](classes, size) -> nn.Module that returns logits [1,classes]
 
 Dense heads (segmentation, detection) return the mean of a region, respectively one cell, so that they have
-logits as well: the gradient then starts at many positions of the map, or at one of them.
+logits as well; "<name>_map" and "<name>_boxes" return all: [1,classes,h,w] and [1,boxes,classes].
 """
 import warnings
 
@@ -154,16 +154,25 @@ class Head(nn.Module):
         return self.head(self.model, x)
 
 
+def whole_map(model, x):
+    return model(x)["out"]
+
+
 def region_mean(model, x):
     """Segmentation: the mean of a rectangle of the map, off the centre."""
-    y = model(x)["out"]
+    y = whole_map(model, x)
     h, w = y.shape[2] // 8, y.shape[3] // 8
     return y[:, :, 2 * h:5 * h, 3 * w:7 * w].mean((2, 3))
 
 
-def one_cell(model, x):
-    """Detection: the class logits of one anchor in the middle of the coarser maps; no boxes, no suppression."""
-    y = model.head.classification_head(list(model.backbone(x).values()))
+def all_boxes(model, x):
+    """Detection: the class logits of all anchors of all maps; no boxes, no suppression."""
+    return model.head.classification_head(list(model.backbone(x).values()))
+
+
+def one_box(model, x):
+    """The logits of one anchor in the middle of the coarser maps."""
+    y = all_boxes(model, x)
     return y[:, y.shape[1] * 7 // 8]
 
 
@@ -189,6 +198,9 @@ def _dense(package, name, head):
     return make
 
 
+SEGMENTATION = ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+DETECTION = ["ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn"]
+
 _INCEPTION = {"aux_logits": False, "init_weights": True}
 
 ARCHITECTURES = {
@@ -204,14 +216,13 @@ ARCHITECTURES = {
     "googlenet_transform": _plain("googlenet", transform_input=True, **_INCEPTION),
     "inception_v3": _plain("inception_v3", **_INCEPTION),
     "vit_b_16": lambda classes, size: _torchvision("vit_b_16", num_classes=classes, image_size=size),
-    "fcn_resnet50": _dense("segmentation", "fcn_resnet50", region_mean),
-    "deeplabv3_resnet50": _dense("segmentation", "deeplabv3_resnet50", region_mean),
-    "deeplabv3_mobilenet_v3_large":
-        _dense("segmentation", "deeplabv3_mobilenet_v3_large", region_mean),
-    "lraspp_mobilenet_v3_large": _dense("segmentation", "lraspp_mobilenet_v3_large", region_mean),
-    "ssdlite320_mobilenet_v3_large": _dense("detection", "ssdlite320_mobilenet_v3_large", one_cell),
-    "retinanet_resnet50_fpn": _dense("detection", "retinanet_resnet50_fpn", one_cell),
     "efficientnet_lite0": lambda classes, size: Lite0(classes),
     "leaknet": lambda classes, size: LeakNet(classes),
     "tiny_resnet": lambda classes, size: TinyResNet(classes),
 }
+for _name in SEGMENTATION:
+    ARCHITECTURES[_name] = _dense("segmentation", _name, region_mean)
+    ARCHITECTURES[f"{_name}_map"] = _dense("segmentation", _name, whole_map)
+for _name in DETECTION:
+    ARCHITECTURES[_name] = _dense("detection", _name, one_box)
+    ARCHITECTURES[f"{_name}_boxes"] = _dense("detection", _name, all_boxes)
