@@ -14,7 +14,7 @@ typedef struct pg_gemm_spec {
     float alpha, beta;
     const pg_const *a, *b, *c; /* NULL: run-time (a, b) or absent (c). Valid until prepare has
                                   returned. c broadcasts to [M,N]. */
-    int c_src; /* which run-time input C is, [c_rows, c_cols] with 1 where it broadcasts; -1: none */
+    int c_src; /* which run-time input C is, -1: none; [c_rows, c_cols], 1 where it broadcasts */
     int64_t c_rows, c_cols;
     /* Leading axes, product only: their sizes in the output, and how far each operand moves per
      * step (0: broadcast). batch_rank 0: a single product. */

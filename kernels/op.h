@@ -72,6 +72,7 @@ typedef struct pg_op_def {
     int n_inputs;
     int n_outputs;
     int n_read; /* outputs up to the last one that leads to the logits, <= n_outputs */
+    bool folding; /* made to fold constants (pipeline/fold.h), which may be empty */
 } pg_op_def;
 
 /* Attribute look-up with the default of the ONNX specification. A wrong type or, for ints, a

@@ -30,15 +30,19 @@ typedef struct eltwise_op {
 
 extern const pg_op_class pg_eltwise_class;
 
-/* Defines <name>_value and <name>_slope: f and f' as expressions of x (v), a and b. */
-#define FUNCTION(name, f, df)                                                                      \
-    PG_CLONES static void name##_value(int64_t n, const float *x, float a, float b, float *y) {   \
+/* Defines <name>_value: f as an expression of x (v), a and b. */
+#define VALUE(name, f)                                                                             \
+    PG_CLONES static void name##_value(int64_t n, const float *x, float a, float b, float *y) {    \
         (void)a, (void)b;                                                                          \
         for (int64_t i = 0; i < n; i++) {                                                          \
             float v = x[i];                                                                        \
             y[i] = (f);                                                                            \
         }                                                                                          \
-    }                                                                                              \
+    }
+
+/* Defines <name>_value and <name>_slope: f and f'. */
+#define FUNCTION(name, f, df)                                                                      \
+    VALUE(name, f)                                                                                 \
     PG_CLONES static void name##_slope(int64_t n, const float *x, float a, float b,                \
                                        const float *dy, float *dx) {                               \
         (void)a, (void)b;                                                                          \
@@ -49,15 +53,7 @@ extern const pg_op_class pg_eltwise_class;
         }                                                                                          \
     }
 
-/* Steps: the derivative is 0, whatever comes from above. */
-#define STEP(name, f)                                                                              \
-    PG_CLONES static void name##_value(int64_t n, const float *x, float a, float b, float *y) {   \
-        (void)a, (void)b;                                                                          \
-        for (int64_t i = 0; i < n; i++) {                                                          \
-            float v = x[i];                                                                        \
-            y[i] = (f);                                                                            \
-        }                                                                                          \
-    }
+/* The slope of steps: 0, whatever comes from above. */
 static void zero_slope(int64_t n, const float *x, float a, float b, const float *dy, float *dx) {
     (void)x, (void)a, (void)b, (void)dy;
     memset(dx, 0, (size_t)n * sizeof *dx);
@@ -127,11 +123,11 @@ FUNCTION(cosh, coshf(v), sinhf(v))
 FUNCTION(asinh, asinhf(v), 1.0f / hypotf(v, 1.0f))
 FUNCTION(acosh, acoshf(v), 1.0f / (sqrtf(v - 1) * sqrtf(v + 1)))
 FUNCTION(atanh, atanhf(v), 1.0f / ((1 - v) * (1 + v)))
-STEP(sign, v > 0 ? 1.0f : v < 0 ? -1.0f : v)
-STEP(floor, floorf(v))
-STEP(ceil, ceilf(v))
-STEP(round, rintf(v)) /* half to even, the rounding mode every thread starts with */
-STEP(not, v == 0 ? 1.0f : 0.0f)
+VALUE(sign, v > 0 ? 1.0f : v < 0 ? -1.0f : v)
+VALUE(floor, floorf(v))
+VALUE(ceil, ceilf(v))
+VALUE(round, rintf(v)) /* half to even, the rounding mode every thread starts with */
+VALUE(not, v == 0 ? 1.0f : 0.0f)
 
 #define ROW(type, attr_a, a, attr_b, b, name)                                                      \
     {type, attr_a, attr_b, a, b, name##_value, name##_slope}

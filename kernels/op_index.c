@@ -1,50 +1,12 @@
-/* Operators that only say where each element of the result comes from: Transpose, Slice, Gather
- * with constant indices, and Pad. One table of source offsets per axis of the result (-1: padding)
- * describes them all; forward reads through the tables, backward adds through them. */
+/* Operators whose result is the source's elements in other places, each place found axis by axis:
+ * Transpose, Slice, Expand, Tile, Trilu, DepthToSpace and SpaceToDepth. They are only tables for
+ * index_map.h, which does the work. */
 #include <string.h>
 
-#include "kernels/mem.h"
-#include "kernels/op_node.h"
+#include "kernels/index_map.h"
 
-typedef struct index_op {
-    pg_op op;
-    int src_axis[PG_MAX_RANK];  /* which axis of src the result's axis walks */
-    int64_t *from[PG_MAX_RANK]; /* [dst.dims[k]] position along that axis, -1: padding */
-    float fill;                 /* the padding */
-    int dropped_axis;           /* Gather with a scalar index: the axis it takes away, else -1 */
-    int64_t dropped_index;
-    /* (prepare) the same as element offsets, axes in the order dst lies in memory */
-    int64_t *offset[PG_MAX_RANK];
-    int64_t dims[PG_MAX_RANK];
-    int64_t base; /* what the dropped axis adds to every offset */
-} index_op;
-
-extern const pg_op_class pg_transpose_class, pg_slice_class, pg_gather_class, pg_pad_class;
-
-/* Allocates the operator with one table per axis of `dst`, filled by the caller. */
-static pg_err alloc(const pg_op_class *cls, const pg_op_def *def, const pg_shape *dst,
-                    index_op **op, pg_op **out, pg_diag *diag) {
-    if (dst->rank > PG_MAX_RANK || pg_shape_count(dst) <= 0)
-        return pg_node_refuse(def, diag, "its result would be empty or too large");
-    pg_err err = pg_op_alloc(cls, def, sizeof(index_op), 1, out, diag);
-    if (err)
-        return err;
-    *op = (index_op *)*out;
-    (*op)->dropped_axis = -1;
-    (*out)->dst[0].shape = *dst;
-    (*out)->layouts = PG_LAYOUTS_PLAIN;
-    for (int k = 0; k < dst->rank; k++) {
-        (*op)->src_axis[k] = k;
-        (*op)->from[k] = pg_malloc((size_t)dst->dims[k] * sizeof(int64_t));
-        if (!(*op)->from[k]) {
-            pg_op_destroy(out);
-            return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", def->node);
-        }
-        for (int64_t i = 0; i < dst->dims[k]; i++)
-            (*op)->from[k][i] = i;
-    }
-    return PG_OK;
-}
+extern const pg_op_class pg_transpose_class, pg_slice_class, pg_expand_class, pg_tile_class,
+    pg_trilu_class, pg_depth_to_space_class, pg_space_to_depth_class;
 
 /* ---- Transpose ---- */
 
@@ -60,6 +22,7 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
     if (err)
         return err;
     pg_shape dst = {.rank = src->rank};
+    pg_index_axis axes[PG_MAX_RANK];
     for (int i = 0; i < src->rank; i++) {
         if (!given)
             perm[i] = src->rank - 1 - i;
@@ -67,11 +30,10 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
             return pg_node_refuse(def, diag, "perm is no permutation");
         seen[perm[i]] = true;
         dst.dims[i] = src->dims[perm[i]];
+        axes[i] = pg_index_part(dst.dims[i], (int)perm[i], i, 1);
     }
-    index_op *op;
-    err = alloc(&pg_transpose_class, def, &dst, &op, out, diag);
-    for (int i = 0; i < src->rank && !err; i++)
-        op->src_axis[i] = (int)perm[i];
+    pg_index_op *op;
+    err = pg_index_new(&pg_transpose_class, def, &dst, axes, dst.rank, &op, out, diag);
     if (!err)
         (*out)->layouts = PG_LAYOUTS_ANY;
     return err;
@@ -79,37 +41,17 @@ static pg_err create_transpose(const pg_op_def *def, pg_op **out, pg_diag *diag)
 
 /* Channels-last bytes of [N,C,H,W] are plain bytes of [N,H,W,C]. */
 static bool transpose_same_bytes(const pg_op *base) {
+    const pg_index_op *op = (const pg_index_op *)base;
     int64_t src[PG_MAX_RANK], dst[PG_MAX_RANK];
     pg_desc_strides(&base->src[0], src);
     pg_desc_strides(&base->dst[0], dst);
     for (int i = 0; i < base->dst[0].shape.rank; i++)
-        if (base->dst[0].shape.dims[i] > 1 && dst[i] != src[((const index_op *)base)->src_axis[i]])
+        if (base->dst[0].shape.dims[i] > 1 && dst[i] != src[op->axes[i].src_axis])
             return false;
     return true;
 }
 
 /* ---- Slice ---- */
-
-static int64_t clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
-
-/* numpy's rules: negative positions count from the end, everything is clamped. */
-static int64_t slice_axis(int64_t dim, int64_t *start, int64_t end, int64_t step) {
-    int64_t s = *start < 0 ? *start + dim : *start, e = end;
-    if (e < 0 && e >= -dim)
-        e += dim;
-    else if (e < 0)
-        e = -1;
-    if (step > 0) {
-        s = clamp(s, 0, dim);
-        e = clamp(e, 0, dim);
-        *start = s;
-        return e > s ? (e - s + step - 1) / step : 0;
-    }
-    s = clamp(s, -1, dim - 1);
-    e = clamp(e, -1, dim - 1);
-    *start = s;
-    return s > e ? (s - e - step - 1) / -step : 0;
-}
 
 enum { STARTS, ENDS, AXES, STEPS, LISTS };
 
@@ -135,7 +77,6 @@ static pg_err read_slices(const pg_op_def *def, int64_t lists[LISTS][PG_NODE_INT
 }
 
 static pg_err create_slice(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    const int64_t far = INT32_MAX;
     int64_t lists[LISTS][PG_NODE_INTS], first[PG_MAX_RANK] = {0}, stride[PG_MAX_RANK] = {0};
     int n = 0, axis = 0;
     pg_err err = pg_node_one_input(def, diag);
@@ -147,244 +88,214 @@ static pg_err create_slice(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     for (int i = 0; i < n; i++) {
         int64_t step = lists[STEPS][i];
         err = pg_node_axis(def, lists[AXES][i], dst.rank, &axis, diag);
-        if (!err && (step == 0 || step > far || step < -far || stride[axis] != 0))
-            err = pg_node_refuse(def, diag, "a step is out of range or an axis is named twice");
         if (err)
             return err;
-        first[axis] = clamp(lists[STARTS][i], -far, far);
+        if (step == 0 || stride[axis] != 0)
+            return pg_node_refuse(def, diag, "a step is 0 or an axis is named twice");
         stride[axis] = step;
         dst.dims[axis] =
-            slice_axis(dst.dims[axis], &first[axis], clamp(lists[ENDS][i], -far, far), step);
+            pg_slice_range(dst.dims[axis], lists[STARTS][i], lists[ENDS][i], step, &first[axis]);
     }
-    index_op *op;
-    err = alloc(&pg_slice_class, def, &dst, &op, out, diag);
-    for (int k = 0; k < dst.rank && !err; k++)
+    pg_index_op *op;
+    err = pg_index_new_same(&pg_slice_class, def, &dst, &op, out, diag);
+    for (int k = 0; k < dst.rank && !err; k++) /* i * stride stays inside the source's axis */
         for (int64_t i = 0; i < dst.dims[k] && stride[k] != 0; i++)
-            op->from[k][i] = first[k] + i * stride[k];
+            op->axes[k].from[i] = first[k] + i * stride[k];
     return err;
 }
 
-/* ---- Gather ---- */
+/* ---- Expand, Tile ---- */
 
-/* The constant indices, all of them checked against the axis's length. */
-static pg_err read_indices(const pg_op_def *def, int64_t dim, const pg_const **out, pg_diag *diag) {
-    const pg_const *indices = pg_node_constant(def, 1);
-    if (!indices || indices->dtype != PG_I64)
-        return pg_node_refuse(def, diag, "its indices must be constant integers");
-    if (indices->shape.rank > 1)
-        return pg_node_refuse(def, diag, "indices of more than one axis are not supported");
-    for (int64_t i = 0; i < pg_shape_count(&indices->shape); i++)
-        if (indices->i[i] < -dim || indices->i[i] >= dim)
-            return pg_node_refuse(def, diag, "an index is out of range");
-    *out = indices;
-    return PG_OK;
-}
-
-static pg_err create_gather(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    const pg_shape *src = &def->inputs[0].shape;
-    const pg_const *indices = NULL;
-    int64_t given;
-    int axis = 0;
-    pg_err err = pg_node_one_input(def, diag);
-    if (!err)
-        err = pg_def_int(def, "axis", 0, &given, diag);
-    if (!err)
-        err = pg_node_axis(def, given, src->rank, &axis, diag);
-    if (!err)
-        err = read_indices(def, src->dims[axis], &indices, diag);
-    if (err)
-        return err;
-    bool drops = indices->shape.rank == 0;
-    int64_t n = pg_shape_count(&indices->shape), dim = src->dims[axis];
-    pg_shape dst = {.rank = 0};
-    for (int i = 0; i < src->rank; i++)
-        if (i != axis || !drops)
-            dst.dims[dst.rank++] = i == axis ? n : src->dims[i];
-    index_op *op;
-    err = alloc(&pg_gather_class, def, &dst, &op, out, diag);
-    if (err)
-        return err;
-    for (int k = 0; k < dst.rank; k++)
-        op->src_axis[k] = drops && k >= axis ? k + 1 : k;
-    for (int64_t i = 0; i < n && !drops; i++)
-        op->from[axis][i] = indices->i[i] < 0 ? indices->i[i] + dim : indices->i[i];
-    if (drops) {
-        op->dropped_axis = axis;
-        op->dropped_index = indices->i[0] < 0 ? indices->i[0] + dim : indices->i[0];
-    }
-    return PG_OK;
-}
-
-/* ---- Pad ---- */
-
-enum { PAD_LIMIT = 1 << 20 }; /* per side: far above any real network */
-
-/* Two pads per axis, first all leading ones, and what to pad with: attributes until opset 10,
- * inputs since. */
-static pg_err read_pads(const pg_op_def *def, int rank, int64_t pads[PG_NODE_INTS], float *fill,
-                        pg_diag *diag) {
+/* numpy's broadcast: axes are aligned at the last one. Both of source and wanted shape may have
+ * the longer axis. */
+static pg_err expand_shape(const pg_op_def *def, const pg_shape *src, pg_shape *dst,
+                           pg_diag *diag) {
+    int64_t wanted[PG_NODE_INTS];
     int count;
-    const pg_const *value = pg_node_constant(def, 2);
-    pg_err err = pg_def_float(def, "value", 0, fill, diag);
-    if (!err)
-        err = pg_node_ints(def, "pads", 1, pads, &count, diag);
+    pg_err err = pg_node_ints(def, NULL, 1, wanted, &count, diag);
     if (err)
         return err;
-    if (count != 2 * rank)
-        return pg_node_refuse(def, diag, "pads must be constant, two for each axis");
-    for (int i = 0; i < count; i++)
-        if (pads[i] > PAD_LIMIT || pads[i] < -PAD_LIMIT)
-            return pg_node_refuse(def, diag, "pads are out of range");
-    if (pg_node_constant(def, 3))
-        return pg_node_refuse(def, diag, "its axes input is not supported");
-    if (value && pg_shape_count(&value->shape) != 1)
-        return pg_node_refuse(def, diag, "its value must be a constant scalar");
-    if (value)
-        *fill = value->dtype == PG_F32 ? value->f[0] : (float)value->i[0];
+    if (count < 0 || count > PG_MAX_RANK)
+        return pg_node_refuse(def, diag, "its shape must be a constant of at most %d values",
+                              PG_MAX_RANK);
+    dst->rank = count > src->rank ? count : src->rank;
+    for (int i = 1; i <= dst->rank; i++) {
+        int64_t have = i <= src->rank ? src->dims[src->rank - i] : 1;
+        int64_t want = i <= count ? wanted[count - i] : 1;
+        if (want < 0 || (have != want && have != 1 && want != 1))
+            return pg_node_refuse(def, diag, "its input does not broadcast to the shape");
+        dst->dims[dst->rank - i] = have == 1 ? want : have;
+    }
     return PG_OK;
 }
 
-/* Where position i of an axis of length n (negative or beyond: padding) takes its value. */
-static int64_t pad_source(const char *mode, int64_t i, int64_t n) {
-    if (i >= 0 && i < n)
-        return i;
-    if (strcmp(mode, "constant") == 0)
-        return -1;
-    if (strcmp(mode, "edge") == 0)
-        return i < 0 ? 0 : n - 1;
-    int64_t period = 2 * (n - 1);
-    int64_t at = period ? ((i % period) + period) % period : 0;
-    return at < n ? at : period - at;
-}
-
-static pg_err create_pad(const pg_op_def *def, pg_op **out, pg_diag *diag) {
-    const char *mode;
-    float fill = 0;
-    int64_t pads[PG_NODE_INTS];
-    const pg_shape *src = &def->inputs[0].shape;
+static pg_err create_expand(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    pg_shape dst = {0};
     pg_err err = pg_node_one_input(def, diag);
     if (!err)
-        err = pg_def_string(def, "mode", "constant", &mode, diag);
-    if (!err)
-        err = read_pads(def, src->rank, pads, &fill, diag);
+        err = expand_shape(def, &def->inputs[0].shape, &dst, diag);
     if (err)
         return err;
-    if (strcmp(mode, "constant") != 0 && strcmp(mode, "edge") != 0 && strcmp(mode, "reflect") != 0)
-        return pg_node_refuse(def, diag, "mode '%s' is not supported", mode);
-    pg_shape dst = *src;
-    for (int i = 0; i < src->rank; i++) {
-        dst.dims[i] += pads[i] + pads[src->rank + i];
-        if (dst.dims[i] <= 0)
-            return pg_node_refuse(def, diag, "its result would be empty");
-    }
-    index_op *op;
-    err = alloc(&pg_pad_class, def, &dst, &op, out, diag);
-    if (err)
-        return err;
-    op->fill = fill;
-    (*out)->layouts = PG_LAYOUTS_SAME;
+    const pg_shape *src = &def->inputs[0].shape;
+    int added = dst.rank - src->rank;
+    pg_index_axis axes[PG_MAX_RANK];
     for (int k = 0; k < dst.rank; k++)
+        axes[k] = pg_index_part(dst.dims[k], k < added ? PG_INDEX_FLAT : k - added, k, 1);
+    pg_index_op *op;
+    err = pg_index_new(&pg_expand_class, def, &dst, axes, dst.rank, &op, out, diag);
+    if (err)
+        return err;
+    (*out)->layouts = added == 0 ? PG_LAYOUTS_SAME : PG_LAYOUTS_PLAIN;
+    for (int k = 0; k < dst.rank; k++)
+        if (k < added || src->dims[k - added] == 1)
+            memset(op->axes[k].from, 0, (size_t)dst.dims[k] * sizeof *op->axes[k].from);
+    return PG_OK;
+}
+
+static pg_err create_tile(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    int64_t repeats[PG_NODE_INTS];
+    int count;
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = pg_node_ints(def, NULL, 1, repeats, &count, diag);
+    if (err)
+        return err;
+    pg_shape dst = def->inputs[0].shape;
+    if (count != dst.rank)
+        return pg_node_refuse(def, diag, "its repeats must be constant, one for each axis");
+    for (int k = 0; k < dst.rank; k++) {
+        if (repeats[k] < 0 || repeats[k] > INT32_MAX || dst.dims[k] > INT32_MAX)
+            return pg_node_refuse(def, diag, "its repeats are out of range");
+        dst.dims[k] *= repeats[k];
+    }
+    pg_index_op *op;
+    err = pg_index_new_same(&pg_tile_class, def, &dst, &op, out, diag);
+    for (int k = 0; k < dst.rank && !err; k++)
         for (int64_t i = 0; i < dst.dims[k]; i++)
-            op->from[k][i] = pad_source(mode, i - pads[k], src->dims[k]);
+            op->axes[k].from[i] = i % def->inputs[0].shape.dims[k];
+    return err;
+}
+
+/* ---- Trilu ---- */
+
+/* The last two axes are one, so that a place can be padding because of both. */
+static pg_err create_trilu(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    int64_t upper, diagonal[PG_NODE_INTS] = {0};
+    int count;
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = pg_def_int(def, "upper", 1, &upper, diag);
+    if (!err)
+        err = pg_node_ints(def, NULL, 1, diagonal, &count, diag);
+    if (err)
+        return err;
+    const pg_shape *src = &def->inputs[0].shape;
+    if (src->rank < 2 || count > 1)
+        return pg_node_refuse(def, diag, "needs a matrix and at most one diagonal");
+    int last = src->rank - 1;
+    int64_t rows = src->dims[last - 1], cols = src->dims[last], k = count < 1 ? 0 : diagonal[0];
+    k = k < -rows ? -rows : k > cols ? cols : k; /* beyond, all is alike */
+    pg_index_axis axes[PG_MAX_RANK];
+    for (int i = 0; i < last; i++)
+        axes[i] = pg_index_part(src->dims[i], i, i, 1);
+    axes[last - 1] = pg_index_part(rows * cols, PG_INDEX_FLAT, PG_INDEX_FLAT, 1);
+    pg_index_op *op;
+    err = pg_index_new(&pg_trilu_class, def, src, axes, last, &op, out, diag);
+    for (int64_t i = 0; i < rows * cols && !err; i++) {
+        int64_t beyond = i % cols - i / cols - k; /* of the diagonal */
+        if (upper ? beyond < 0 : beyond > 0)
+            op->axes[last - 1].from[i] = -1;
+    }
+    return err;
+}
+
+/* ---- DepthToSpace, SpaceToDepth ---- */
+
+/* Reads blocksize and checks that the input is an image. */
+static pg_err read_block(const pg_op_def *def, int64_t *block, pg_diag *diag) {
+    pg_err err = pg_node_one_input(def, diag);
+    if (!err)
+        err = pg_def_int(def, "blocksize", 0, block, diag);
+    if (err)
+        return err;
+    if (def->inputs[0].shape.rank != 4)
+        return pg_node_refuse(def, diag, "its input must be [N,C,H,W]");
+    if (*block < 1 || *block > 1 << 10)
+        return pg_node_refuse(def, diag, "blocksize is out of range");
     return PG_OK;
 }
 
-/* ---- numbers ---- */
-
-static int memory_axis(const pg_desc *desc, int k) {
-    if (desc->layout != PG_CHANNELS_LAST || desc->shape.rank < 3 || k == 0)
-        return k;
-    return k == desc->shape.rank - 1 ? 1 : k + 1;
+/* A part of an axis on either side: positions i * src_step of src_axis. */
+static void scale_table(pg_index_axis *axis, int64_t src_step) {
+    for (int64_t i = 0; i < axis->n; i++)
+        axis->from[i] *= src_step;
 }
 
-/* Turns positions into element offsets, in the result's memory order. */
-static pg_err prepare(pg_op *base, pg_diag *diag) {
-    (void)diag;
-    index_op *op = (index_op *)base;
-    int64_t strides[PG_MAX_RANK];
-    pg_desc_strides(&base->src[0], strides);
-    op->base = op->dropped_axis < 0 ? 0 : op->dropped_index * strides[op->dropped_axis];
-    int rank = base->dst[0].shape.rank;
-    for (int k = 0; k < rank; k++) {
-        int axis = memory_axis(&base->dst[0], k);
-        op->dims[k] = base->dst[0].shape.dims[axis];
-        op->offset[k] = op->from[axis];
-        for (int64_t i = 0; i < op->dims[k]; i++)
-            if (op->offset[k][i] >= 0)
-                op->offset[k][i] = op->offset[k][i] * strides[op->src_axis[axis]];
-    }
+/* [N, b*b*C, H, W] -> [N, C, H*b, W*b]. The source's channel is (y*b + x)*C + c in mode DCR,
+ * (c*b + y)*b + x in CRD, for row y and column x of the block. */
+static pg_err create_depth_to_space(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    int64_t b = 0;
+    const char *mode;
+    pg_err err = read_block(def, &b, diag);
+    if (!err)
+        err = pg_def_string(def, "mode", "DCR", &mode, diag);
+    if (err)
+        return err;
+    bool crd = strcmp(mode, "CRD") == 0;
+    const int64_t *d = def->inputs[0].shape.dims, c = d[1] / (b * b);
+    if (!crd && strcmp(mode, "DCR") != 0)
+        return pg_node_refuse(def, diag, "mode '%s' is not supported", mode);
+    if (d[1] % (b * b) != 0)
+        return pg_node_refuse(def, diag, "its channels do not divide into blocks");
+    const pg_shape dst = {.rank = 4, .dims = {d[0], c, d[2] * b, d[3] * b}};
+    const pg_index_axis axes[] = {pg_index_part(d[0], 0, 0, 1), pg_index_part(c, 1, 1, 1),
+                                  pg_index_part(d[2], 2, 2, b), pg_index_part(b, 1, 2, 1),
+                                  pg_index_part(d[3], 3, 3, b), pg_index_part(b, 1, 3, 1)};
+    pg_index_op *op;
+    err = pg_index_new(&pg_depth_to_space_class, def, &dst, axes, 6, &op, out, diag);
+    if (err)
+        return err;
+    (*out)->layouts = PG_LAYOUTS_SAME;
+    scale_table(&op->axes[1], crd ? b * b : 1);
+    scale_table(&op->axes[3], crd ? b : b * c);
+    scale_table(&op->axes[5], crd ? 1 : c);
     return PG_OK;
 }
 
-/* Offset of a row of the result (all axes but the last), -1: padding. */
-static int64_t row_offset(const index_op *op, int rank, int64_t row) {
-    int64_t at = op->base;
-    for (int k = rank - 2; k >= 0; k--) {
-        int64_t step = op->offset[k][row % op->dims[k]];
-        row /= op->dims[k];
-        if (step < 0)
-            return -1;
-        at += step;
-    }
-    return at;
-}
-
-static pg_err forward(const pg_op *base, const pg_op_io *io) {
-    const index_op *op = (const index_op *)base;
-    int rank = base->dst[0].shape.rank;
-    int64_t n = rank ? op->dims[rank - 1] : 1, count = pg_shape_count(&base->dst[0].shape);
-    const int64_t zero = 0, *last = rank ? op->offset[rank - 1] : &zero;
-#pragma omp parallel for schedule(static) if (count > 32768)
-    for (int64_t row = 0; row < count / n; row++) {
-        int64_t at = row_offset(op, rank, row);
-        float *y = io->dst[0] + row * n;
-        for (int64_t i = 0; i < n; i++)
-            y[i] = at < 0 || last[i] < 0 ? op->fill : io->src[0][at + last[i]];
-    }
+/* [N, C, H*b, W*b] -> [N, b*b*C, H, W], channel (y*b + x)*C + c. */
+static pg_err create_space_to_depth(const pg_op_def *def, pg_op **out, pg_diag *diag) {
+    int64_t b = 0;
+    pg_err err = read_block(def, &b, diag);
+    if (err)
+        return err;
+    const int64_t *d = def->inputs[0].shape.dims, c = d[1], h = d[2] / b, w = d[3] / b;
+    if (d[2] % b != 0 || d[3] % b != 0)
+        return pg_node_refuse(def, diag, "its height and width do not divide into blocks");
+    const pg_shape dst = {.rank = 4, .dims = {d[0], c * b * b, h, w}};
+    const pg_index_axis axes[] = {pg_index_part(d[0], 0, 0, 1), pg_index_part(b, 2, 1, b * c),
+                                  pg_index_part(b, 3, 1, c),    pg_index_part(c, 1, 1, 1),
+                                  pg_index_part(h, 2, 2, 1),    pg_index_part(w, 3, 3, 1)};
+    pg_index_op *op;
+    err = pg_index_new(&pg_space_to_depth_class, def, &dst, axes, 6, &op, out, diag);
+    if (err)
+        return err;
+    (*out)->layouts = PG_LAYOUTS_SAME;
+    scale_table(&op->axes[4], b);
+    scale_table(&op->axes[5], b);
     return PG_OK;
 }
 
-/* One thread: several elements of the result may have come from one of the source. */
-static pg_err backward(const pg_op *base, const pg_op_io *io) {
-    const index_op *op = (const index_op *)base;
-    float *d_x = io->d_src[0];
-    if (!d_x)
-        return PG_OK;
-    int rank = base->dst[0].shape.rank;
-    int64_t n = rank ? op->dims[rank - 1] : 1, count = pg_shape_count(&base->dst[0].shape);
-    const int64_t zero = 0, *last = rank ? op->offset[rank - 1] : &zero;
-    memset(d_x, 0, (size_t)pg_shape_count(&base->src[0].shape) * sizeof(float));
-    for (int64_t row = 0; row < count / n; row++) {
-        int64_t at = row_offset(op, rank, row);
-        if (at < 0)
-            continue;
-        const float *d_y = io->d_dst[0] + row * n;
-        for (int64_t i = 0; i < n; i++)
-            if (last[i] >= 0)
-                d_x[at + last[i]] += d_y[i];
-    }
-    return PG_OK;
-}
-
-static void destroy(pg_op *base) {
-    index_op *op = (index_op *)base;
-    for (int k = 0; k < PG_MAX_RANK; k++)
-        pg_free(op->from[k]);
-}
-
-#define INDEX_CLASS(create_function)                                                               \
-    {                                                                                              \
-        .create = create_function, .prepare = prepare, .forward = forward, .backward = backward,   \
-        .destroy = destroy                                                                         \
-    }
 const pg_op_class pg_transpose_class = {
     .create = create_transpose,
     .same_bytes = transpose_same_bytes,
-    .prepare = prepare,
-    .forward = forward,
-    .backward = backward,
-    .destroy = destroy,
+    .prepare = pg_index_prepare,
+    .forward = pg_index_forward,
+    .backward = pg_index_backward,
+    .destroy = pg_index_destroy,
 };
-const pg_op_class pg_slice_class = INDEX_CLASS(create_slice);
-const pg_op_class pg_gather_class = INDEX_CLASS(create_gather);
-const pg_op_class pg_pad_class = INDEX_CLASS(create_pad);
+const pg_op_class pg_slice_class = PG_INDEX_CLASS(create_slice);
+const pg_op_class pg_expand_class = PG_INDEX_CLASS(create_expand);
+const pg_op_class pg_tile_class = PG_INDEX_CLASS(create_tile);
+const pg_op_class pg_trilu_class = PG_INDEX_CLASS(create_trilu);
+const pg_op_class pg_depth_to_space_class = PG_INDEX_CLASS(create_depth_to_space);
+const pg_op_class pg_space_to_depth_class = PG_INDEX_CLASS(create_space_to_depth);

@@ -76,3 +76,18 @@ pg_err pg_node_axes(const pg_op_def *def, const char *name, int index, int rank,
     }
     return err;
 }
+
+int64_t pg_slice_range(int64_t length, int64_t start, int64_t end, int64_t step, int64_t *first) {
+    int64_t low = step > 0 ? 0 : -1, high = step > 0 ? length : length - 1;
+    start = start < 0 ? start + length : start;
+    end = end < 0 ? end + length : end;
+    start = start < low ? low : start > high ? high : start;
+    end = end < low ? low : end > high ? high : end;
+    *first = start;
+    int64_t span = step > 0 ? end - start : start - end;
+    if (span <= 0)
+        return 0;
+    if (step <= -length || step >= length) /* also keeps -step from overflowing */
+        return 1;
+    return (span - 1) / (step > 0 ? step : -step) + 1;
+}

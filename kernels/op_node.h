@@ -31,4 +31,9 @@ pg_err pg_node_ints(const pg_op_def *def, const char *name, int index, int64_t o
 pg_err pg_node_axes(const pg_op_def *def, const char *name, int index, int rank,
                     bool mask[PG_MAX_RANK], int *count, pg_diag *diag);
 
+/* Slice's rule on an axis of `length`, which is numpy's: negative positions count from the end and
+ * everything is clamped. Returns the number of places (0: none) and the first one; place i is
+ * *first + i * step. `step` is not 0; any other values will do. */
+int64_t pg_slice_range(int64_t length, int64_t start, int64_t end, int64_t step, int64_t *first);
+
 #endif

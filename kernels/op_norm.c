@@ -41,8 +41,10 @@ static pg_err read_constant(const pg_op_def *def, int index, const char *what, b
     if (!present)
         return optional ? PG_OK : pg_node_refuse(def, diag, "its %s is missing", what);
     if (*out == NULL)
-        return pg_node_refuse(def, diag, "its %s (input %d) is computed at run time; only a "
-                              "constant is supported", what, index);
+        return pg_node_refuse(def, diag,
+                              "its %s (input %d) is computed at run time; only a "
+                              "constant is supported",
+                              what, index);
     if ((*out)->dtype != PG_F32)
         return pg_node_refuse(def, diag, "its %s is not floating point", what);
     return PG_OK;

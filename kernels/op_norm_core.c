@@ -3,17 +3,17 @@
  *     x [outer][rows][groups][run]        group (o, g) is rows * run elements
  *
  * Channels-last, Instance- and GroupNormalization are [N][positions][groups][channels of one];
- * plain, and for LayerNormalization, groups is 1 and a group is one contiguous block of `rows` lines
- * with a scale of their own. So there are two kinds of loops: down columns (groups > 1; a line holds
- * every group, statistics are spread to one per column), and along blocks (groups == 1).
+ * plain, and for LayerNormalization, groups is 1 and a group is one contiguous block of `rows`
+ * lines with a scale of their own. So there are two kinds of loops: down columns (groups > 1; a
+ * line holds every group, statistics are spread to one per column), and along blocks (groups == 1).
  *
  * Forward keeps mean and rate of every group; with h = scale * d_y and xn = (x - mean) * rate
  *
  *     d_x = rate * (h - mean(h) - xn * mean(h * xn))
  *
- * over the same groups. Sums are double. Where the outer blocks are too few for a team, rows are cut
- * into parts; the cut depends on the shape alone, and parts are added in order, so no result depends
- * on the team's size. */
+ * over the same groups. Sums are double. Where the outer blocks are too few for a team, rows are
+ * cut into parts; the cut depends on the shape alone, and parts are added in order, so no result
+ * depends on the team's size. */
 #include "kernels/op_norm.h"
 
 #include <math.h>
@@ -28,9 +28,9 @@ typedef struct norm_op {
     pg_norm_spec spec;
     /* the rest: prepare */
     int64_t outer, rows, groups, run;
-    int64_t line;   /* groups * run, contiguous */
-    int64_t cols;   /* statistics per outer block: line, or 1 where groups is 1 */
-    bool along;     /* scale and bias go along the line; else one value per line */
+    int64_t line; /* groups * run, contiguous */
+    int64_t cols; /* statistics per outer block: line, or 1 where groups is 1 */
+    bool along;   /* scale and bias go along the line; else one value per line */
     int64_t parts, rows_per_part;
 } norm_op;
 
@@ -87,8 +87,8 @@ static pg_err prepare(pg_op *base, pg_diag *diag) {
     bool fits = view_in_layout(op, last, view);
     pg_assert(fits); /* create saw to it */
     op->outer = view[0], op->rows = view[1], op->groups = view[2], op->run = view[3];
-    op->along = op->spec.affine == PG_NORM_TRAILING ||
-                (op->spec.affine == PG_NORM_PER_CHANNEL && last);
+    op->along =
+        op->spec.affine == PG_NORM_TRAILING || (op->spec.affine == PG_NORM_PER_CHANNEL && last);
     if (op->groups == 1) { /* a block, cut into lines as scale and bias want it */
         int64_t block = op->rows * op->run;
         op->run = op->along ? op->spec.n : block;
@@ -112,8 +112,8 @@ PG_CLONES static void sum_columns(int64_t rows, int64_t cols, const float *x, do
             sum[c] += (double)x[c];
 }
 
-PG_CLONES static void square_columns(int64_t rows, int64_t cols, const float *x,
-                                     const double *mean, double *sum) {
+PG_CLONES static void square_columns(int64_t rows, int64_t cols, const float *x, const double *mean,
+                                     double *sum) {
     for (int64_t r = 0; r < rows; r++, x += cols)
         for (int64_t c = 0; c < cols; c++) {
             double d = (double)x[c] - mean[c];
@@ -125,7 +125,8 @@ PG_CLONES static void square_columns(int64_t rows, int64_t cols, const float *x,
 enum { LANES = 8 };
 
 static double join(const double part[LANES]) {
-    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+    return ((part[0] + part[4]) + (part[1] + part[5])) +
+           ((part[2] + part[6]) + (part[3] + part[7]));
 }
 
 PG_CLONES static void lane_sums(int64_t n, const float *x, double part[LANES]) {
@@ -317,8 +318,11 @@ static void variance_finish(const norm_call *c, int64_t o) {
 static line_args args_of(const norm_call *c, int64_t o) {
     const norm_op *op = c->op;
     const double *sums = part_sums(c, o, 0);
-    return (line_args){.mean = c->mean + o * op->cols, .rate = c->rate + o * op->cols,
-                       .pull = sums, .lean = sums + op->cols, .stat_step = op->groups > 1,
+    return (line_args){.mean = c->mean + o * op->cols,
+                       .rate = c->rate + o * op->cols,
+                       .pull = sums,
+                       .lean = sums + op->cols,
+                       .stat_step = op->groups > 1,
                        .affine_step = op->along};
 }
 
@@ -380,7 +384,8 @@ static void slope_part(const norm_call *c, int64_t o, int64_t p) {
 static void run_phases(const norm_call *c, const norm_phase *phases, int n) {
     const norm_op *op = c->op;
     if (op->parts == 1) {
-#pragma omp parallel for schedule(static) if (op->outer > 1 && op->outer * op->rows * op->line > PART)
+        bool team = op->outer > 1 && op->outer * op->rows * op->line > PART;
+#pragma omp parallel for schedule(static) if (team)
         for (int64_t o = 0; o < op->outer; o++)
             for (int k = 0; k < n; k++) {
                 phases[k].part(c, o, 0);
@@ -400,7 +405,10 @@ static void run_phases(const norm_call *c, const norm_phase *phases, int n) {
 
 static norm_call call_of(const pg_op *base, const pg_op_io *io) {
     const norm_op *op = (const norm_op *)base;
-    return (norm_call){.op = op, .x = io->src[0], .sums = io->scratch, .mean = io->saved,
+    return (norm_call){.op = op,
+                       .x = io->src[0],
+                       .sums = io->scratch,
+                       .mean = io->saved,
                        .rate = (double *)io->saved + op->outer * op->cols};
 }
 

@@ -1,6 +1,6 @@
 /* Reductions over all axes, or those an attribute (older opsets) or a constant input (newer ones)
- * names: one row of `functions` each. With kept dimensions or without, the result's elements are the
- * same, so the walk sees the input's axes with stride 0 in the result where they are reduced.
+ * names: one row of `functions` each. With kept dimensions or without, the result's elements are
+ * the same, so the walk sees the input's axes with stride 0 in the result where they are reduced.
  *
  * Forward accumulates a term per element in double and makes the result of the sum; backward makes
  * a weight per result of its gradient and hands it out. At kinks as torch: equal extremes share the

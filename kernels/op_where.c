@@ -82,8 +82,8 @@ static pg_err forward(const pg_op *base, const pg_op_io *io) {
     for (int64_t row = 0; row < w->rows; row++) {
         int64_t at[PG_WALK_OPERANDS];
         pg_walk_row(w, row, at);
-        value_row(n, c + at[1], step[1], x + at[2], step[2], z + at[3], step[3],
-                  io->dst[0] + at[0], step[0]);
+        value_row(n, c + at[1], step[1], x + at[2], step[2], z + at[3], step[3], io->dst[0] + at[0],
+                  step[0]);
     }
     return PG_OK;
 }

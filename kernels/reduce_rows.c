@@ -59,10 +59,10 @@ TERM(exp, 0, a + exp(v - k), a + v)
 TERM(equal, 0, a + (v == k ? 1.0 : 0.0), a + v)
 TERM(max, -INFINITY, larger(a, v), larger(a, v))
 TERM(min, INFINITY, smaller(a, v), smaller(a, v))
-TERM(product, 1, a * (v), a * (v))
-TERM(nonzero, 1, v == 0 ? a : a * v, a * (v))
+TERM(product, 1, a * v, a * v)
+TERM(nonzero, 1, v == 0 ? a : a * v, a * v)
 
-void pg_reduce_rows(pg_reduce_term term, const pg_walk *w, int64_t first, int64_t last,
+void pg_reduce_rows(pg_reduce_term term, const pg_walk *w, int64_t first, int64_t end,
                     const float *x, const double *r, double *acc) {
     static void (*const rows[])(int64_t, const float *, int64_t, const double *, double *,
                                 int64_t) = {
@@ -72,8 +72,9 @@ void pg_reduce_rows(pg_reduce_term term, const pg_walk *w, int64_t first, int64_
         [PG_REDUCE_MIN] = min_row,         [PG_REDUCE_PRODUCT] = product_row,
         [PG_REDUCE_NONZERO] = nonzero_row,
     };
-    int64_t n = w->dims[w->rank - 1], sx = w->stride[0][w->rank - 1], sa = w->stride[1][w->rank - 1];
-    for (int64_t row = first; row < last; row++) {
+    int last = w->rank - 1;
+    int64_t n = w->dims[last], sx = w->stride[0][last], sa = w->stride[1][last];
+    for (int64_t row = first; row < end; row++) {
         int64_t at[PG_WALK_OPERANDS];
         pg_walk_row(w, row, at);
         rows[term](n, x + at[0], sx, r + at[1], acc + at[1], sa);
@@ -136,12 +137,12 @@ static inline double sign(double v) { return v > 0 ? 1.0 : v < 0 ? -1.0 : 0.0; }
 
 SLOPE(flat, a)
 SLOPE(sign, a * sign(v))
-SLOPE(times, a * (v))
+SLOPE(times, a * v)
 SLOPE(exp, a * exp(v - k))
 SLOPE(equal, v == k ? a : 0.0)
 SLOPE(product, k == 0 ? a / v : k == 1 && v == 0 ? a : 0.0)
 
-void pg_reduce_slopes(pg_reduce_slope slope, const pg_walk *w, int64_t first, int64_t last,
+void pg_reduce_slopes(pg_reduce_slope slope, const pg_walk *w, int64_t first, int64_t end,
                       const float *x, const double *weight, const double *r, float *d_x) {
     static void (*const rows[])(int64_t, const float *, int64_t, const double *, const double *,
                                 int64_t, float *) = {
@@ -149,8 +150,9 @@ void pg_reduce_slopes(pg_reduce_slope slope, const pg_walk *w, int64_t first, in
         [PG_SLOPE_TIMES] = times_slope, [PG_SLOPE_EXP] = exp_slope,
         [PG_SLOPE_EQUAL] = equal_slope, [PG_SLOPE_PRODUCT] = product_slope,
     };
-    int64_t n = w->dims[w->rank - 1], sx = w->stride[0][w->rank - 1], sw = w->stride[1][w->rank - 1];
-    for (int64_t row = first; row < last; row++) {
+    int last = w->rank - 1;
+    int64_t n = w->dims[last], sx = w->stride[0][last], sw = w->stride[1][last];
+    for (int64_t row = first; row < end; row++) {
         int64_t at[PG_WALK_OPERANDS];
         pg_walk_row(w, row, at);
         rows[slope](n, x + at[0], sx, weight + at[1], r + at[1], sw, d_x + at[0]);

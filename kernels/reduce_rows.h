@@ -1,6 +1,6 @@
-/* The inner loops of the reductions: what one element adds to its result, and how its gradient comes
- * out of its result's. A walk runs over the elements (operand 0) and the results (operand 1, stride
- * 0 where many elements share one). */
+/* The inner loops of the reductions: what one element adds to its result, and how its gradient
+ * comes out of its result's. A walk runs over the elements (operand 0) and the results (operand 1,
+ * stride 0 where many elements share one). */
 #ifndef PG_KERNELS_REDUCE_ROWS_H
 #define PG_KERNELS_REDUCE_ROWS_H
 
@@ -25,9 +25,9 @@ double pg_reduce_start(pg_reduce_term term);
 /* Two accumulators of this term, joined. */
 double pg_reduce_join(pg_reduce_term term, double a, double b);
 
-/* Takes rows [first, last) of the walk into acc, which holds pg_reduce_start or earlier rows. r and
+/* Takes rows [first, end) of the walk into acc, which holds pg_reduce_start or earlier rows. r and
  * acc have one entry per result; only EXP and EQUAL look at r. */
-void pg_reduce_rows(pg_reduce_term term, const pg_walk *walk, int64_t first, int64_t last,
+void pg_reduce_rows(pg_reduce_term term, const pg_walk *walk, int64_t first, int64_t end,
                     const float *x, const double *r, double *acc);
 
 /* Gradients, from an element x, the weight w of its result and its reference r. */
@@ -41,8 +41,8 @@ typedef enum pg_reduce_slope {
                          none, w at a single one, else 0 */
 } pg_reduce_slope;
 
-/* Writes rows [first, last) of d_x. FLAT does not look at x; only EXP, EQUAL, PRODUCT look at r. */
-void pg_reduce_slopes(pg_reduce_slope slope, const pg_walk *walk, int64_t first, int64_t last,
+/* Writes rows [first, end) of d_x. FLAT does not look at x; only EXP, EQUAL, PRODUCT look at r. */
+void pg_reduce_slopes(pg_reduce_slope slope, const pg_walk *walk, int64_t first, int64_t end,
                       const float *x, const double *weight, const double *r, float *d_x);
 
 #endif

@@ -34,10 +34,33 @@ typedef struct pg_desc {
  * PG_F32 when the file is read; int32, int8, uint8 and bool to PG_I64. */
 typedef enum pg_dtype { PG_F32, PG_I64 } pg_dtype;
 
+/* The element type the file gives a constant, where somebody needs it: quantisation saturates at the
+ * range of its zero point's type. Numbers are those of ONNX's TensorProto.DataType. */
+typedef enum pg_elem_type {
+    PG_ELEM_UNKNOWN = 0, /* computed at load */
+    PG_ELEM_FLOAT = 1,
+    PG_ELEM_UINT8,
+    PG_ELEM_INT8,
+    PG_ELEM_UINT16,
+    PG_ELEM_INT16,
+    PG_ELEM_INT32,
+    PG_ELEM_INT64,
+    PG_ELEM_STRING,
+    PG_ELEM_BOOL,
+    PG_ELEM_FLOAT16,
+    PG_ELEM_DOUBLE,
+    PG_ELEM_UINT32,
+    PG_ELEM_UINT64,
+    PG_ELEM_BFLOAT16 = 16,
+    PG_ELEM_UINT4 = 21,
+    PG_ELEM_INT4,
+} pg_elem_type;
+
 /* A tensor whose value is known when the model is loaded: weights, and the shape arithmetic that
  * exporters write. Always PG_PLAIN. Immutable once made. */
 typedef struct pg_const {
     pg_dtype dtype;
+    pg_elem_type elem;
     pg_shape shape;
     union {
         const float *f;

@@ -59,9 +59,9 @@ static inline float pg_tanhf(float x) {
     return a < 0.625f ? x + x * z * p : x < 0 ? -far : x == x ? far : x;
 }
 
-/* erfc(t) exp(t^2) for t >= 0, relative error 1e-7: (1 + 2 t) times it is smooth in q = (t - 2) / (t +
- * 2) (the form is Shepherd and Laframboise's, Math. Comp. 36, 1981; Chebyshev fit on [0, 10.5],
- * beyond which exp(-t^2) is 0). */
+/* erfc(t) exp(t^2) for t >= 0, relative error 1e-7: (1 + 2 t) times it is smooth in q = (t - 2) /
+ * (t + 2) (the form is Shepherd and Laframboise's, Math. Comp. 36, 1981; Chebyshev fit on
+ * [0, 10.5], beyond which exp(-t^2) is 0). */
 static inline float pg_erfcxf(float t) {
     t = t > 10.5f ? 10.5f : t;
     float both = 1.0f / ((t + 2.0f) * (1.0f + 2.0f * t));

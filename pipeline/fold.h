@@ -1,9 +1,10 @@
 /* Constant folding: what can be computed when the model is loaded.
  *
  * Exporters write shape arithmetic (Shape, Gather, Concat, Reshape...) and weight plumbing
- * (Identity, Transpose) as nodes. Batch size and image size are fixed here, so every shape is known
- * and all of that collapses to constants. Values are float or int64 (bool counts as int64), and
- * bounded: ConstantOfShape, Expand and Range can ask for any amount of memory.
+ * (Identity, Transpose, DequantizeLinear) as nodes. Batch size and image size are fixed here, so
+ * every shape is known and all of that collapses to constants. Values are float or int64 (bool
+ * counts as int64), and bounded: ConstantOfShape, Expand and Range can ask for any amount of
+ * memory.
  */
 #ifndef PG_PIPELINE_FOLD_H
 #define PG_PIPELINE_FOLD_H
@@ -26,9 +27,9 @@ bool pg_fold_known(const char *type);
  * count. */
 bool pg_fold_needs_shape_only(const char *type);
 
-/* Evaluates the node's first output. Every present input must be constant, but for the types
- * above. The result may share an input's data. PG_EMODEL with a sentence that does not name the
- * node: the caller adds it. */
+/* Evaluates the node: out[0..n_outputs), at least one. Every present input must be constant, but
+ * for the types above. Results may share an input's data. PG_EMODEL with a sentence that does not
+ * name the node: the caller adds it. */
 pg_err pg_fold(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 
 #endif

@@ -1,4 +1,4 @@
-/* What the two halves of the constant folder share. */
+/* What the parts of the constant folder share. */
 #ifndef PG_PIPELINE_FOLD_IMPL_H
 #define PG_PIPELINE_FOLD_IMPL_H
 
@@ -37,11 +37,68 @@ bool pg_fold_broadcast(const pg_shape *a, const pg_shape *b, pg_shape *out);
 pg_err pg_fold_convert(pg_folder *folder, const pg_const *in, pg_dtype to, pg_const *out,
                        pg_diag *diag);
 
+/* PG_F32 or PG_I64 for an ONNX element type; false: no constant here has it. */
+bool pg_fold_dtype(int64_t elem, pg_dtype *dtype);
+
+/* The constants of inputs 0 to count - 1, all of which have to be there. */
+pg_err pg_fold_inputs(const pg_op_def *def, int count, const pg_const **in, pg_diag *diag);
+
+/* A shape given as a list of integers; pg_fold_result checks them. */
+pg_err pg_fold_shape_from(const int64_t *values, int64_t count, pg_shape *out, pg_diag *diag);
+
+/* Functions of two elements. From EQUAL on, the result is a bool, which is PG_I64. */
+typedef enum pg_fold_pair_op {
+    PG_FOLD_ADD,
+    PG_FOLD_SUB,
+    PG_FOLD_MUL,
+    PG_FOLD_DIV,
+    PG_FOLD_POW,
+    PG_FOLD_MIN,
+    PG_FOLD_MAX,
+    PG_FOLD_MOD,  /* integers: the sign of the divisor */
+    PG_FOLD_FMOD, /* the sign of the dividend */
+    PG_FOLD_EQUAL,
+    PG_FOLD_LESS,
+    PG_FOLD_GREATER,
+    PG_FOLD_NOT_LESS,
+    PG_FOLD_NOT_GREATER,
+    PG_FOLD_AND,
+    PG_FOLD_OR,
+    PG_FOLD_XOR,
+} pg_fold_pair_op;
+
+bool pg_fold_compares(pg_fold_pair_op op);
+
+/* *out = a op b for one element of the type; out may be a. Refuses division by zero and overflow of
+ * integers. */
+pg_err pg_fold_pair(pg_fold_pair_op op, pg_dtype dtype, const void *a, const void *b, void *out,
+                    pg_diag *diag);
+
+pg_err pg_fold_run(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_constant(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_constant_of_shape(pg_folder *folder, const pg_op_def *def, pg_const *out,
+                                 pg_diag *diag);
+pg_err pg_fold_shape(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_size(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_eye(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_range(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_identity(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_reshape(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_squeeze(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_unsqueeze(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_flatten(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_concat(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_scatter_nd(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_scatter_elements(pg_folder *folder, const pg_op_def *def, pg_const *out,
+                                pg_diag *diag);
+pg_err pg_fold_nonzero(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_one_hot(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_binary(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_clip(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_unary(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_where(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_reduce(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_cumsum(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_cast(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
-pg_err pg_fold_range(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 
 #endif

@@ -20,7 +20,6 @@
 
 #include "kernels/mem.h"
 #include "kernels/op_conv.h"
-#include "pipeline/fold_run.h"
 #include "pipeline/import_impl.h"
 
 const char *pg_import_keep(pg_importer *im, const char *text) {
@@ -141,7 +140,7 @@ static bool all_constant(const pg_op_def *def) {
 }
 
 static bool known(const char *type) {
-    return pg_op_known(type) || pg_fold_known(type) || strcmp(type, "Dropout") == 0;
+    return pg_fold_known(type) || strcmp(type, "Dropout") == 0;
 }
 
 /* Values that an unsupported node would have read can often be explained themselves. */
@@ -323,13 +322,13 @@ static pg_err bind_node(pg_importer *im, const pg_onnx_node *node, const pg_op_d
  * on. */
 static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg_diag *diag) {
     const pg_onnx_node *node = &im->nodes[index];
-    pg_const *value = pg_pool_take(im->job->load, sizeof *value);
+    size_t count = def->n_outputs > 1 ? (size_t)def->n_outputs : 1;
+    pg_const *values = pg_pool_array(im->job->load, count, sizeof *values);
     pg_diag why = {{0}};
     int conv;
-    if (value == NULL)
+    if (values == NULL)
         return pg_import_no_memory(diag);
-    pg_err err = pg_fold_known(def->type) ? pg_fold(&im->folder, def, value, &why)
-                                          : pg_fold_run(&im->folder, def, value, &why);
+    pg_err err = pg_fold(&im->folder, def, values, &why);
     if (err != PG_OK && err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
     bool known_now = err == PG_OK;
@@ -339,7 +338,10 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     if (err != PG_OK || !known_now)
         return err != PG_OK ? err : lose_outputs(im, node, diag);
     im->job->nodes_folded++;
-    return bind_output(im, node, 0, (pg_binding){.kind = PG_CONSTANT, .constant = value}, diag);
+    for (int k = 0; err == PG_OK && k < (int)count; k++)
+        err = bind_output(im, node, k,
+                          (pg_binding){.kind = PG_CONSTANT, .constant = &values[k]}, diag);
+    return err;
 }
 
 /* Makes the operator, or puts the node on the list. */
@@ -357,7 +359,9 @@ static pg_err run_time_node(pg_importer *im, int index, const pg_op_def *def, bo
         if (err != PG_OK && err != PG_EMODEL)
             return pg_fail(diag, err, "%s", why.text);
         err = err == PG_EMODEL && im->live[index] ? refuse(im, index, def, why.text, diag) : PG_OK;
-    } else if (im->live[index] && (!lost || !known(def->type))) {
+    } else if (im->live[index] &&
+               (!lost || !known(def->type) || pg_refusals_advice(def->type)[0] != '\0')) {
+        /* behind a node that is on the list already, only what could never run is listed too */
         err = refuse(im, index, def, NULL, diag);
     }
     if (err == PG_OK)
@@ -387,7 +391,7 @@ static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
     if (lost)
         return run_time_node(im, index, def, lost, diag);
     if (pg_fold_needs_shape_only(def->type) ||
-        (all_constant(def) && (pg_fold_known(def->type) || pg_op_known(def->type))))
+        (all_constant(def) && pg_fold_known(def->type)))
         return constant_node(im, index, def, diag);
     if (index == im->squash && def->n_inputs == 1 && def->inputs[0].present)
         pg_import_check_squash(im, def);

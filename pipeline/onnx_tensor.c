@@ -10,12 +10,6 @@
 
 #include "pipeline/onnx_proto.h"
 
-enum {
-    ONNX_FLOAT = 1, ONNX_UINT8, ONNX_INT8, ONNX_UINT16, ONNX_INT16, ONNX_INT32, ONNX_INT64,
-    ONNX_STRING, ONNX_BOOL, ONNX_FLOAT16, ONNX_DOUBLE, ONNX_UINT32, ONNX_UINT64,
-    ONNX_BFLOAT16 = 16, ONNX_UINT4 = 21, ONNX_INT4,
-};
-
 enum { FIELD_DIMS = 1, FIELD_TYPE = 2, FIELD_SEGMENT = 3, FIELD_FLOATS = 4, FIELD_INT32S = 5,
        FIELD_INT64S = 7, FIELD_NAME = 8, FIELD_RAW = 9, FIELD_DOUBLES = 10, FIELD_UINT64S = 11,
        FIELD_EXTERNAL = 13, FIELD_LOCATION = 14 };
@@ -39,18 +33,18 @@ static float half_to_float(uint16_t h) {
     return sign ? -tiny : tiny;
 }
 
-static bool is_half_byte(int64_t type) { return type == ONNX_UINT4 || type == ONNX_INT4; }
+static bool is_half_byte(int64_t type) { return type == PG_ELEM_UINT4 || type == PG_ELEM_INT4; }
 
 /* Bytes of one entry of raw_data: an element, or two of 4 bits; 0: a type no operator here takes. */
 static size_t raw_size(int64_t type) {
     switch (type) {
-    case ONNX_UINT8: case ONNX_INT8: case ONNX_BOOL: case ONNX_UINT4: case ONNX_INT4:
+    case PG_ELEM_UINT8: case PG_ELEM_INT8: case PG_ELEM_BOOL: case PG_ELEM_UINT4: case PG_ELEM_INT4:
         return 1;
-    case ONNX_UINT16: case ONNX_INT16: case ONNX_FLOAT16: case ONNX_BFLOAT16:
+    case PG_ELEM_UINT16: case PG_ELEM_INT16: case PG_ELEM_FLOAT16: case PG_ELEM_BFLOAT16:
         return 2;
-    case ONNX_FLOAT: case ONNX_INT32: case ONNX_UINT32:
+    case PG_ELEM_FLOAT: case PG_ELEM_INT32: case PG_ELEM_UINT32:
         return 4;
-    case ONNX_INT64: case ONNX_DOUBLE: case ONNX_UINT64:
+    case PG_ELEM_INT64: case PG_ELEM_DOUBLE: case PG_ELEM_UINT64:
         return 8;
     default:
         return 0;
@@ -59,13 +53,13 @@ static size_t raw_size(int64_t type) {
 
 static uint32_t list_field(int64_t type) {
     switch (type) {
-    case ONNX_FLOAT:
+    case PG_ELEM_FLOAT:
         return FIELD_FLOATS;
-    case ONNX_INT64:
+    case PG_ELEM_INT64:
         return FIELD_INT64S;
-    case ONNX_DOUBLE:
+    case PG_ELEM_DOUBLE:
         return FIELD_DOUBLES;
-    case ONNX_UINT32: case ONNX_UINT64:
+    case PG_ELEM_UINT32: case PG_ELEM_UINT64:
         return FIELD_UINT64S;
     default:
         return FIELD_INT32S;
@@ -79,18 +73,18 @@ static pg_wire_type list_wire(uint32_t field) {
 }
 
 static bool is_float(int64_t type) {
-    return type == ONNX_FLOAT || type == ONNX_FLOAT16 || type == ONNX_BFLOAT16 ||
-           type == ONNX_DOUBLE;
+    return type == PG_ELEM_FLOAT || type == PG_ELEM_FLOAT16 || type == PG_ELEM_BFLOAT16 ||
+           type == PG_ELEM_DOUBLE;
 }
 
 /* One element, given as the bits of its raw form or of its list entry (sign-extended varints). */
 static float to_float(int64_t type, uint64_t bits) {
     switch (type) {
-    case ONNX_FLOAT16:
+    case PG_ELEM_FLOAT16:
         return half_to_float((uint16_t)bits);
-    case ONNX_BFLOAT16:
+    case PG_ELEM_BFLOAT16:
         return pg_wire_f32((uint32_t)(uint16_t)bits << 16);
-    case ONNX_DOUBLE:
+    case PG_ELEM_DOUBLE:
         return (float)pg_wire_f64(bits);
     default:
         return pg_wire_f32((uint32_t)bits);
@@ -99,23 +93,23 @@ static float to_float(int64_t type, uint64_t bits) {
 
 static int64_t to_int(int64_t type, uint64_t bits) {
     switch (type) {
-    case ONNX_BOOL:
+    case PG_ELEM_BOOL:
         return (uint8_t)bits != 0;
-    case ONNX_UINT8:
+    case PG_ELEM_UINT8:
         return (uint8_t)bits;
-    case ONNX_INT8:
+    case PG_ELEM_INT8:
         return (int8_t)(uint8_t)bits;
-    case ONNX_UINT16:
+    case PG_ELEM_UINT16:
         return (uint16_t)bits;
-    case ONNX_INT16:
+    case PG_ELEM_INT16:
         return (int16_t)(uint16_t)bits;
-    case ONNX_INT32:
+    case PG_ELEM_INT32:
         return (int32_t)(uint32_t)bits;
-    case ONNX_UINT32:
+    case PG_ELEM_UINT32:
         return (uint32_t)bits;
-    case ONNX_UINT4:
+    case PG_ELEM_UINT4:
         return (int64_t)(bits & 15);
-    case ONNX_INT4:
+    case PG_ELEM_INT4:
         return (int64_t)((bits & 15) ^ 8) - 8;
     default:
         return (int64_t)bits;
@@ -251,7 +245,7 @@ static void store(const tensor *t, int64_t count, int64_t at, uint64_t bits, voi
 static void convert_raw(const tensor *t, int64_t count, void *out) {
     const uint8_t *p = t->raw.data;
     size_t size = raw_size(t->type);
-    if (t->type == ONNX_FLOAT || t->type == ONNX_INT64) { /* already what we keep */
+    if (t->type == PG_ELEM_FLOAT || t->type == PG_ELEM_INT64) { /* already what we keep */
         if (count > 0)
             memcpy(out, p, t->raw.size);
         return;
@@ -294,8 +288,8 @@ static void convert_list(const tensor *t, int64_t count, void *out) {
 /* Where the value lies as we keep it: in place, if it can be used as it is. */
 static pg_err find_value(const tensor *t, int64_t count, pg_pool *pool, pg_const *out,
                          pg_diag *diag) {
-    bool in_place = t->has_raw && ((t->type == ONNX_FLOAT && (uintptr_t)t->raw.data % 4 == 0) ||
-                                   (t->type == ONNX_INT64 && (uintptr_t)t->raw.data % 8 == 0));
+    bool in_place = t->has_raw && ((t->type == PG_ELEM_FLOAT && (uintptr_t)t->raw.data % 4 == 0) ||
+                                   (t->type == PG_ELEM_INT64 && (uintptr_t)t->raw.data % 8 == 0));
     if (in_place && count > 0) {
         out->data = t->raw.data;
         return PG_OK;
@@ -330,7 +324,9 @@ pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_onnx_external *ext
     if (err != PG_OK)
         return err == PG_EMODEL ? tensor_fail(&t, diag) : err;
     *name = t.name;
-    *out = (pg_const){.dtype = is_float(t.type) ? PG_F32 : PG_I64, .shape = t.shape};
+    *out = (pg_const){.dtype = is_float(t.type) ? PG_F32 : PG_I64,
+                      .elem = (pg_elem_type)t.type,
+                      .shape = t.shape};
     err = find_value(&t, count, pool, out, diag);
     if (err == PG_OK && out->dtype == PG_F32 && has_nan(out->f, count)) {
         pg_fail(diag, PG_EMODEL, "holds a NaN");

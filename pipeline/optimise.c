@@ -102,9 +102,10 @@ static pg_err mark_path(pg_graph *g, bool *marks, pg_diag *diag) {
         if (node->conv >= 0)
             g->convs[node->conv].on_path = node->on_path;
     }
-    return marks[g->logits] ? PG_OK
-                            : pg_fail(diag, PG_EMODEL, "the output '%s' does not depend on the input",
-                                      g->values[g->logits].name);
+    return marks[g->logits]
+               ? PG_OK
+               : pg_fail(diag, PG_EMODEL, "the output '%s' does not depend on the input",
+                         g->values[g->logits].name);
 }
 
 static pg_err run(pg_rewriter *r, bool *marks, pg_diag *diag) {

@@ -43,8 +43,7 @@ static pg_err out_of_memory(pg_diag *diag) {
 
 /* ---- layer normalisation ---- */
 
-/* The first of the trailing axes that the node is a mean over, with dimensions kept; -1: it is none.
- */
+/* The first of the trailing axes that the node is a mean over, dimensions kept; -1: it is none. */
 static int mean_from(const pg_node *node) {
     bool mask[PG_MAX_RANK];
     int64_t keep;
@@ -69,8 +68,8 @@ static int through_centred(const pg_rewriter *r, int value, int readers, pg_node
     return fits ? sub->src[0] : -1;
 }
 
-/* The d of d^2, a power or a product with itself, read only here; `reads`: how often that reads it.
- */
+/* The d of d^2, a power or a product with itself, read only here; `reads`: how often it is read by
+ * that. */
 static int through_square(const pg_rewriter *r, int value, int *reads) {
     const pg_node *product = pg_maker_for_one(r, value, "Mul");
     *reads = 2;

@@ -11,7 +11,7 @@ static const struct {
 #undef PG_UNSUPPORTED
 };
 
-static const char *advice_for(const char *type) {
+const char *pg_refusals_advice(const char *type) {
     for (size_t i = 0; i < sizeof advices / sizeof advices[0]; i++) {
         size_t length = strlen(advices[i].type);
         bool domain = length > 2 && strcmp(advices[i].type + length - 2, "::") == 0;
@@ -46,7 +46,7 @@ bool pg_refusals_add(pg_refusals *r, const char *node, const char *type, const c
     pg_refusal *item = &r->items[r->kept];
     if (!copy(&r->pool, node, &item->node) || !copy(&r->pool, type, &item->type) ||
         !copy(&r->pool, without_prefix(reason, node, type), &item->reason) ||
-        !copy(&r->pool, advice != NULL ? advice : advice_for(type), &item->advice))
+        !copy(&r->pool, advice != NULL ? advice : pg_refusals_advice(type), &item->advice))
         return false;
     r->kept++;
     return true;

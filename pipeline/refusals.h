@@ -32,6 +32,9 @@ typedef struct pg_refusals {
 bool pg_refusals_add(pg_refusals *refusals, const char *node, const char *type, const char *reason,
                      const char *advice);
 
+/* What unsupported.def advises for a type, "" where it has no row. */
+const char *pg_refusals_advice(const char *type);
+
 /* "2 nodes are not supported: Loop (node 'a'); node 'b' (Conv): its weights ...", PG_EMODEL. */
 pg_err pg_refusals_fail(const pg_refusals *refusals, pg_diag *diag);
 

@@ -1,39 +1,4 @@
-#include "tests/support/op_check.h"
-
-enum { MOST = 4096 };
-
-/* Row-major strides of a plain tensor. */
-static void plain_strides(const pg_shape *shape, int64_t strides[PG_MAX_RANK]) {
-    pg_desc desc = {.shape = *shape};
-    pg_desc_strides(&desc, strides);
-}
-
-static void coordinates(const pg_shape *shape, int64_t flat, int64_t at[PG_MAX_RANK]) {
-    for (int i = shape->rank - 1; i >= 0; i--) {
-        at[i] = flat % shape->dims[i];
-        flat /= shape->dims[i];
-    }
-}
-
-/* Where element `at` of the result comes from: an offset in x, -1 for padding. */
-typedef int64_t (*source)(const void *what, const pg_shape *src, const int64_t *at);
-
-static void compare(op_check *c, source from, const void *what, double fill) {
-    double expected[MOST], d_x[MOST] = {0};
-    const pg_shape *dst = &c->op->dst[0].shape;
-    op_check_forward(c);
-    for (int64_t i = 0; i < pg_shape_count(dst); i++) {
-        int64_t at[PG_MAX_RANK];
-        coordinates(dst, i, at);
-        int64_t k = from(what, &c->op->src[0].shape, at);
-        expected[i] = k < 0 ? fill : (double)c->x[0][k];
-        if (k >= 0)
-            d_x[k] += (double)c->d_y[0][i];
-    }
-    op_check_dst(c, 0, expected, 0);
-    op_check_backward(c);
-    op_check_d_src(c, 0, d_x, 1e-6);
-}
+#include "tests/kernel/index_reference.h"
 
 /* ---- Transpose ---- */
 
@@ -112,13 +77,28 @@ static int64_t sliced_from(const void *what, const pg_shape *src, const int64_t 
 static const slices slice_cases[] = {
     {1, {1}, {3}, {0}, {1}, false, false, {1, 0, 0, 0}, {2, 5, 6, 7}, {1, 1, 1, 1}},
     {1, {-3}, {-1}, {-1}, {1}, true, false, {0, 0, 0, 4}, {4, 5, 6, 2}, {1, 1, 1, 1}},
-    {2, {1, 0}, {INT64_MAX, 5}, {3, 2}, {2, 3}, true, true, {0, 0, 0, 1}, {4, 5, 2, 3},
+    {2,
+     {1, 0},
+     {INT64_MAX, 5},
+     {3, 2},
+     {2, 3},
+     true,
+     true,
+     {0, 0, 0, 1},
+     {4, 5, 2, 3},
      {1, 1, 3, 2}},
     {1, {-1}, {INT64_MIN}, {1}, {-1}, true, true, {0, 4, 0, 0}, {4, 5, 6, 7}, {1, -1, 1, 1}},
-    {1, {INT64_MAX}, {INT64_MIN}, {2}, {-2}, true, true, {0, 0, 5, 0}, {4, 5, 3, 7},
-     {1, 1, -2, 1}},
+    {1, {INT64_MAX}, {INT64_MIN}, {2}, {-2}, true, true, {0, 0, 5, 0}, {4, 5, 3, 7}, {1, 1, -2, 1}},
     {1, {-2}, {-6}, {3}, {-3}, true, true, {0, 0, 0, 5}, {4, 5, 6, 2}, {1, 1, 1, -3}},
-    {4, {0, 1, 2, 3}, {2, 3, 4, 5}, {0}, {1}, false, false, {0, 1, 2, 3}, {2, 2, 2, 2},
+    {4,
+     {0, 1, 2, 3},
+     {2, 3, 4, 5},
+     {0},
+     {1},
+     false,
+     false,
+     {0, 1, 2, 3},
+     {2, 2, 2, 2},
      {1, 1, 1, 1}},
     {0, {0}, {0}, {0}, {0}, false, false, {0}, {4, 5, 6, 7}, {1, 1, 1, 1}},
     {1, {INT64_MIN}, {INT64_MAX}, {0}, {INT32_MAX}, true, true, {0}, {1, 5, 6, 7}, {1, 1, 1, 1}},
@@ -144,17 +124,17 @@ static void add_slices(op_check *c, const slices *s, bool inputs) {
         op_check_attr_ints(c, "axes", count, s->axes);
 }
 
-Test(slice, attributes_and_inputs) {
-    for (size_t i = 0; i < sizeof slice_cases / sizeof slice_cases[0]; i++)
+Test(slice, attributes_and_inputs_in_both_layouts) {
+    for (size_t i = 0; i < 2 * sizeof slice_cases / sizeof slice_cases[0]; i++)
         for (int inputs = 0; inputs < 2; inputs++) {
-            const slices *s = &slice_cases[i];
+            const slices *s = &slice_cases[i / 2];
             if (!inputs && s->steps_given)
                 continue;
             op_check c;
             op_check_init(&c, "Slice", inputs ? 13 : 9);
             op_check_input(&c, SHAPE(4, 5, 6, 7));
             add_slices(&c, s, inputs != 0);
-            op_check_open(&c, PG_PLAIN);
+            op_check_open(&c, i % 2 ? PG_CHANNELS_LAST : PG_PLAIN);
             op_check_shape(&c, 0, SHAPE(s->count[0], s->count[1], s->count[2], s->count[3]));
             compare(&c, sliced_from, s, 0);
             op_check_close(&c);
@@ -170,10 +150,10 @@ static void slice_refused(slices s, const char *part) {
 }
 
 Test(slice, refuses) {
-    slice_refused((slices){1, {2}, {2}, {0}, {1}, .axes_given = true}, "empty");
+    slice_refused((slices){1, {2}, {2}, {0}, {1}, .axes_given = true}, "shape [0,5,6,7]");
     slice_refused((slices){1, {0}, {3}, {0}, {0}, .axes_given = true, .steps_given = true}, "step");
     slice_refused((slices){1, {0}, {3}, {0}, {INT64_MIN}, .axes_given = true, .steps_given = true},
-                  "step");
+                  "shape [0,5,6,7]");
     slice_refused((slices){1, {0}, {3}, {4}, {1}, .axes_given = true}, "axis");
     slice_refused((slices){1, {0}, {3}, {INT64_MIN}, {1}, .axes_given = true}, "axis");
     slice_refused((slices){2, {0, 0}, {3, 3}, {1, -3}, {1}, .axes_given = true}, "twice");
@@ -198,181 +178,175 @@ Test(slice, refuses) {
     op_check_refused(&c, "input");
 }
 
-/* ---- Gather ---- */
-
-typedef struct gather {
-    int64_t axis, n; /* n = 0: a scalar index */
-    int64_t indices[5];
-} gather;
-
-static int64_t gathered_from(const void *what, const pg_shape *src, const int64_t *at) {
-    const gather *g = what;
-    int64_t strides[PG_MAX_RANK], k = 0, axis = g->axis < 0 ? g->axis + src->rank : g->axis;
-    plain_strides(src, strides);
-    for (int i = 0, next = 0; i < src->rank; i++) {
-        int64_t position = i == axis && g->n == 0 ? 0 : at[next++];
-        if (i == axis) {
-            int64_t index = g->indices[position];
-            position = index < 0 ? index + src->dims[i] : index;
-        }
-        k += position * strides[i];
+/* Large enough for several threads, and for rows that are joined or not. */
+Test(slice, large) {
+    const slices s = {
+        2, {1, 3}, {40, 60}, {2, 3}, {1, 2}, .first = {0, 0, 1, 3}, .step = {1, 1, 1, 2}};
+    for (int channels = 1; channels <= 70; channels += 23) {
+        op_check c;
+        op_check_init(&c, "Slice", 13);
+        op_check_input(&c, SHAPE(1, channels, 41, 61));
+        op_check_const_i64(&c, SHAPE(2), s.starts);
+        op_check_const_i64(&c, SHAPE(2), s.ends);
+        op_check_const_i64(&c, SHAPE(2), s.axes);
+        op_check_const_i64(&c, SHAPE(2), s.steps);
+        op_check_open(&c, channels % 2 ? PG_CHANNELS_LAST : PG_PLAIN);
+        compare(&c, sliced_from, &s, 0);
+        op_check_close(&c);
     }
+}
+
+/* ---- Expand, Tile ---- */
+
+/* Positions along an axis repeat every dims[i]: what Tile does, and Expand of an axis of 1. */
+static int64_t repeated_from(const void *what, const pg_shape *src, const int64_t *at) {
+    int added = *(const int *)what;
+    int64_t strides[PG_MAX_RANK], k = 0;
+    plain_strides(src, strides);
+    for (int i = 0; i < src->rank; i++)
+        k += at[added + i] % src->dims[i] * strides[i];
     return k;
 }
 
-static void gather_case(pg_shape shape, gather g) {
-    op_check c;
-    op_check_init(&c, "Gather", 13);
-    op_check_attr_int(&c, "axis", g.axis);
-    op_check_input(&c, shape);
-    op_check_const_i64(&c, g.n ? SHAPE(g.n) : SHAPE0, g.indices);
-    op_check_open(&c, PG_PLAIN);
-    cr_assert(c.op->dst[0].shape.rank == shape.rank - (g.n == 0));
-    compare(&c, gathered_from, &g, 0);
-    op_check_close(&c);
-}
-
-Test(gather, scalars_and_lists) {
-    for (int64_t axis = -4; axis < 4; axis++) {
-        gather_case(SHAPE(4, 3, 5, 6), (gather){axis, 0, {2}});
-        gather_case(SHAPE(4, 3, 5, 6), (gather){axis, 0, {-1}});
-        gather_case(SHAPE(4, 3, 5, 6), (gather){axis, 1, {1}});
-        gather_case(SHAPE(4, 3, 5, 6), (gather){axis, 5, {2, 0, -1, 2, -3}});
+static void repeat_case(const char *type, pg_shape in, int n, const int64_t *list, pg_shape out) {
+    for (int layout = PG_PLAIN; layout <= PG_CHANNELS_LAST; layout++) {
+        op_check c;
+        int added = out.rank - in.rank;
+        op_check_init(&c, type, 13);
+        op_check_input(&c, in);
+        op_check_const_i64(&c, SHAPE(n), list);
+        op_check_open(&c, (pg_layout)layout);
+        op_check_shape(&c, 0, out);
+        compare(&c, repeated_from, &added, 0);
+        op_check_close(&c);
     }
-    gather_case(SHAPE(6), (gather){0, 0, {4}});
-    gather_case(SHAPE(6), (gather){0, 3, {4, 4, -6}});
 }
 
-static void gather_refused(int64_t axis, int64_t index, const char *part) {
+Test(expand, broadcasts) {
+    repeat_case("Expand", SHAPE(1, 3, 1, 5), 4, (int64_t[]){1, 3, 4, 5}, SHAPE(1, 3, 4, 5));
+    repeat_case("Expand", SHAPE(1, 3, 1, 1), 4, (int64_t[]){1, 1, 4, 5}, SHAPE(1, 3, 4, 5));
+    repeat_case("Expand", SHAPE(3, 1), 3, (int64_t[]){2, 1, 6}, SHAPE(2, 3, 6));
+    repeat_case("Expand", SHAPE(3, 4), 1, (int64_t[]){1}, SHAPE(3, 4));
+    repeat_case("Expand", SHAPE(1, 1, 1, 1), 4, (int64_t[]){2, 70, 3, 5}, SHAPE(2, 70, 3, 5));
+    repeat_case("Expand", SHAPE(1, 80, 1, 1), 4, (int64_t[]){1, 1, 30, 30}, SHAPE(1, 80, 30, 30));
+}
+
+Test(tile, repeats) {
+    repeat_case("Tile", SHAPE(1, 3, 2, 5), 4, (int64_t[]){1, 1, 1, 1}, SHAPE(1, 3, 2, 5));
+    repeat_case("Tile", SHAPE(1, 3, 2, 5), 4, (int64_t[]){2, 3, 1, 2}, SHAPE(2, 9, 2, 10));
+    repeat_case("Tile", SHAPE(7), 1, (int64_t[]){5}, SHAPE(35));
+}
+
+static void repeat_refused(const char *type, int n, const int64_t *list, const char *part) {
     op_check c;
-    op_check_init(&c, "Gather", 13);
-    op_check_attr_int(&c, "axis", axis);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_const_i64(&c, SHAPE(1), &index);
+    op_check_init(&c, type, 13);
+    op_check_input(&c, SHAPE(3, 4));
+    op_check_const_i64(&c, SHAPE(n), list);
     op_check_refused(&c, part);
 }
 
-Test(gather, refuses) {
-    gather_refused(2, 0, "axis");
-    gather_refused(INT64_MIN, 0, "axis");
-    gather_refused(0, 4, "index");
-    gather_refused(0, -5, "index");
-    gather_refused(0, INT64_MIN, "index");
-    op_check c;
-    op_check_init(&c, "Gather", 13);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_refused(&c, "indices");
-    op_check_init(&c, "Gather", 13);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_const(&c, SHAPE(1), NULL);
-    op_check_refused(&c, "indices");
-    op_check_init(&c, "Gather", 13);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_const_i64(&c, SHAPE(0), (int64_t[]){0});
-    op_check_refused(&c, "empty");
-    op_check_init(&c, "Gather", 13);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_const_i64(&c, SHAPE(1, 1), (int64_t[]){0});
-    op_check_refused(&c, "more than one axis");
-    op_check_init(&c, "Gather", 13);
-    op_check_refused(&c, "input");
+Test(repeat, refuses) {
+    repeat_refused("Expand", 2, (int64_t[]){2, 4}, "broadcast");
+    repeat_refused("Expand", 2, (int64_t[]){3, -1}, "broadcast");
+    repeat_refused("Expand", 3, (int64_t[]){0, 3, 4}, "shape [0,3,4]");
+    repeat_refused("Expand", 7, (int64_t[]){1, 1, 1, 1, 1, 3, 4}, "at most 6");
+    repeat_refused("Expand", 3, (int64_t[]){INT64_MAX, 3, 4}, "too large");
+    repeat_refused("Tile", 1, (int64_t[]){2}, "one for each axis");
+    repeat_refused("Tile", 2, (int64_t[]){INT64_MAX, 1}, "out of range");
+    repeat_refused("Tile", 2, (int64_t[]){-1, 1}, "out of range");
+    repeat_refused("Tile", 2, (int64_t[]){0, 1}, "shape [0,4]");
+    repeat_refused("Tile", 2, (int64_t[]){1 << 30, 1 << 30}, "too large");
 }
 
-/* ---- Pad ---- */
+/* ---- Trilu ---- */
 
-typedef struct padding {
-    const char *mode;
-    int64_t pads[8];
-} padding;
+typedef struct triangle {
+    int64_t upper, k;
+} triangle;
 
-static int64_t padded_from(const void *what, const pg_shape *src, const int64_t *at) {
-    const padding *p = what;
-    int64_t strides[PG_MAX_RANK], k = 0;
+static int64_t triangle_from(const void *what, const pg_shape *src, const int64_t *at) {
+    const triangle *t = what;
+    int64_t strides[PG_MAX_RANK], from = 0, row = at[src->rank - 2], column = at[src->rank - 1];
     plain_strides(src, strides);
-    for (int i = 0; i < src->rank; i++) {
-        int64_t n = src->dims[i], x = at[i] - p->pads[i];
-        if ((x < 0 || x >= n) && p->mode[0] == 'c')
-            return -1;
-        if (p->mode[0] == 'e')
-            x = x < 0 ? 0 : x >= n ? n - 1 : x;
-        else
-            x = x < 0 ? -x : x >= n ? 2 * (n - 1) - x : x;
-        k += x * strides[i];
-    }
-    return k;
+    for (int i = 0; i < src->rank; i++)
+        from += at[i] * strides[i];
+    return (t->upper ? column - row >= t->k : column - row <= t->k) ? from : -1;
 }
 
-static void pad_case(padding p, const float *fill, bool inputs, pg_layout layout) {
-    op_check c;
-    op_check_init(&c, "Pad", inputs ? 13 : 10);
-    op_check_input(&c, SHAPE(1, 3, 4, 5));
-    op_check_attr_string(&c, "mode", p.mode);
-    if (inputs) {
-        op_check_const_i64(&c, SHAPE(8), p.pads);
-        if (fill)
-            op_check_const(&c, SHAPE0, fill);
-    } else {
-        op_check_attr_ints(&c, "pads", 8, p.pads);
-        if (fill)
-            op_check_attr_float(&c, "value", *fill);
+Test(trilu, diagonals) {
+    const int64_t far[] = {INT64_MIN, -3, -1, 0, 2, INT64_MAX};
+    for (int i = 0; i < 12; i++) {
+        triangle t = {i % 2, far[i / 2]};
+        op_check c;
+        op_check_init(&c, "Trilu", 14);
+        op_check_attr_int(&c, "upper", t.upper);
+        op_check_input(&c, SHAPE(2, 3, 4, 5));
+        op_check_const_i64(&c, SHAPE0, &t.k);
+        op_check_open(&c, PG_PLAIN);
+        compare(&c, triangle_from, &t, 0);
+        op_check_close(&c);
     }
+    op_check c;
+    op_check_init(&c, "Trilu", 14);
+    op_check_input(&c, SHAPE(3));
+    op_check_refused(&c, "matrix");
+}
+
+/* ---- DepthToSpace, SpaceToDepth ---- */
+
+typedef struct blocks {
+    int64_t b;
+    bool crd;
+} blocks;
+
+static int64_t depth_from(const void *what, const pg_shape *src, const int64_t *at) {
+    const blocks *s = what;
+    int64_t b = s->b, c = src->dims[1] / (b * b), y = at[2] % b, x = at[3] % b;
+    int64_t channel = s->crd ? (at[1] * b + y) * b + x : (y * b + x) * c + at[1];
+    return ((at[0] * src->dims[1] + channel) * src->dims[2] + at[2] / b) * src->dims[3] + at[3] / b;
+}
+
+static int64_t space_from(const void *what, const pg_shape *src, const int64_t *at) {
+    int64_t b = ((const blocks *)what)->b, c = src->dims[1], block = at[1] / c;
+    return ((at[0] * c + at[1] % c) * src->dims[2] + at[2] * b + block / b) * src->dims[3] +
+           at[3] * b + block % b;
+}
+
+static void depth_case(pg_shape shape, blocks s, bool to_depth, pg_layout layout) {
+    op_check c;
+    op_check_init(&c, to_depth ? "SpaceToDepth" : "DepthToSpace", 13);
+    op_check_attr_int(&c, "blocksize", s.b);
+    if (s.crd)
+        op_check_attr_string(&c, "mode", "CRD");
+    op_check_input(&c, shape);
     op_check_open(&c, layout);
-    const int64_t *b = p.pads, *e = p.pads + 4;
-    pg_shape dst = SHAPE(1, 3, 4, 5);
-    for (int i = 0; i < 4; i++)
-        dst.dims[i] += b[i] + e[i];
-    op_check_shape(&c, 0, dst);
-    compare(&c, padded_from, &p, fill ? (double)*fill : 0);
+    compare(&c, to_depth ? space_from : depth_from, &s, 0);
     op_check_close(&c);
 }
 
-Test(pad, modes_in_both_layouts) {
-    const float fill = -2.5f;
-    const padding cases[] = {
-        {"constant", {0, 0, 1, 2, 0, 0, 3, 1}},  {"constant", {1, 2, 0, 0, 0, 1, 0, 0}},
-        {"constant", {0, 0, -1, 2, 0, 0, 1, -2}}, {"edge", {0, 1, 5, 2, 0, 0, 3, 9}},
-        {"reflect", {0, 0, 3, 4, 0, 0, 3, 1}},   {"reflect", {0, 2, 0, -1, 0, 1, 2, 3}},
-    };
-    for (int i = 0; i < 6; i++)
-        for (int inputs = 0; inputs < 2; inputs++)
-            for (int layout = PG_PLAIN; layout <= PG_CHANNELS_LAST; layout++) {
-                pad_case(cases[i], NULL, inputs != 0, (pg_layout)layout);
-                if (cases[i].mode[0] == 'c')
-                    pad_case(cases[i], &fill, inputs != 0, (pg_layout)layout);
+Test(depth, both_ways_in_both_layouts) {
+    for (int layout = PG_PLAIN; layout <= PG_CHANNELS_LAST; layout++)
+        for (int64_t b = 1; b <= 3; b++)
+            for (int64_t c = 1; c <= 70; c += 23) {
+                depth_case(SHAPE(2, c * b * b, 3, 5), (blocks){b, false}, false, (pg_layout)layout);
+                depth_case(SHAPE(2, c * b * b, 3, 5), (blocks){b, true}, false, (pg_layout)layout);
+                depth_case(SHAPE(2, c, 3 * b, 5 * b), (blocks){b, false}, true, (pg_layout)layout);
             }
 }
 
-static void pad_refused(const char *mode, size_t n, const int64_t *pads, const char *part) {
+static void depth_refused(const char *type, int64_t b, pg_shape shape, const char *part) {
     op_check c;
-    op_check_init(&c, "Pad", 10);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_attr_string(&c, "mode", mode);
-    op_check_attr_ints(&c, "pads", n, pads);
+    op_check_init(&c, type, 13);
+    op_check_attr_int(&c, "blocksize", b);
+    op_check_input(&c, shape);
     op_check_refused(&c, part);
 }
 
-Test(pad, refuses) {
-    pad_refused("wrap", 4, (int64_t[]){1, 1, 1, 1}, "wrap");
-    pad_refused("edge", 2, (int64_t[]){1, 1}, "pads");
-    pad_refused("edge", 4, (int64_t[]){-2, 0, -2, 0}, "empty");
-    pad_refused("edge", 4, (int64_t[]){INT64_MIN, 0, 0, 0}, "out of range");
-    pad_refused("edge", 4, (int64_t[]){0, 0, 0, INT64_MAX}, "out of range");
-    pad_refused("edge", 4, (int64_t[]){1 << 20, 1 << 20, 1 << 20, 1 << 20}, "too large");
-    op_check c;
-    op_check_init(&c, "Pad", 13);
-    op_check_input(&c, SHAPE(4, 5));
-    op_check_refused(&c, "pads");
-    op_check_init(&c, "Pad", 13);
-    op_check_input(&c, SHAPE(4));
-    op_check_const_i64(&c, SHAPE(2), (int64_t[]){1, 1});
-    op_check_const(&c, SHAPE(2), NULL);
-    op_check_refused(&c, "scalar");
-    op_check_init(&c, "Pad", 18);
-    op_check_input(&c, SHAPE(4));
-    op_check_const_i64(&c, SHAPE(2), (int64_t[]){1, 1});
-    op_check_absent(&c);
-    op_check_const_i64(&c, SHAPE(1), (int64_t[]){0});
-    op_check_refused(&c, "axes");
-    op_check_init(&c, "Pad", 13);
-    op_check_refused(&c, "input");
+Test(depth, refuses) {
+    depth_refused("DepthToSpace", 2, SHAPE(1, 6, 3, 3), "divide");
+    depth_refused("DepthToSpace", 0, SHAPE(1, 4, 3, 3), "blocksize");
+    depth_refused("DepthToSpace", INT64_MAX, SHAPE(1, 4, 3, 3), "blocksize");
+    depth_refused("DepthToSpace", 2, SHAPE(4, 3, 3), "[N,C,H,W]");
+    depth_refused("SpaceToDepth", 2, SHAPE(1, 4, 3, 4), "divide");
+    depth_refused("SpaceToDepth", -1, SHAPE(1, 4, 4, 4), "blocksize");
 }

@@ -1,7 +1,7 @@
-/* Instance-, Group-, Layer-, MeanVariance- and LpNormalization against plain double loops: the value
- * by its definition, the gradient by differences of that definition in double (step 1e-5, error
- * about 1e-9), which knows nothing of the formula in the operator. Bounds: 2e-6 of the largest
- * value is some ulps of float output; gradients 1e-5, for a small deviation magnifies input
+/* Instance-, Group-, Layer-, MeanVariance- and LpNormalization against plain double loops: the
+ * value by its definition, the gradient by differences of that definition in double (step 1e-5,
+ * error about 1e-9), which knows nothing of the formula in the operator. Bounds: 2e-6 of the
+ * largest value is some ulps of float output; gradients 1e-5, for a small deviation magnifies input
  * rounding. */
 #include "tests/support/op_check.h"
 
@@ -15,6 +15,7 @@ typedef struct definition {
     double epsilon;
     bool outside; /* epsilon beside the deviation */
     int p;        /* LpNormalization: 1 or 2; else 0 */
+    double step;  /* of the differences; 0: 1e-5 */
 } definition;
 
 static void define(const definition *d, const double *x, double *y) {
@@ -36,14 +37,14 @@ static void define(const definition *d, const double *x, double *y) {
         else if (d->outside)
             y[i] = (x[i] - sum[g] / count[g]) / (sqrt(variance) + d->epsilon);
         else
-            y[i] = (x[i] - sum[g] / count[g]) / sqrt(variance + d->epsilon) * d->scale[i] +
-                   d->bias[i];
+            y[i] =
+                (x[i] - sum[g] / count[g]) / sqrt(variance + d->epsilon) * d->scale[i] + d->bias[i];
     }
 }
 
 static void compare(op_check *c, const definition *d) {
     static double x[MOST], y[MOST], d_x[MOST];
-    const double step = 1e-5;
+    const double step = d->step > 0 ? d->step : 1e-5;
     cr_assert(d->n <= MOST);
     for (int64_t i = 0; i < d->n; i++)
         x[i] = (double)c->x[0][i];
@@ -75,8 +76,8 @@ static void unravel(const pg_shape *shape, int64_t k, int64_t index[PG_MAX_RANK]
 /* ---- Instance, Group ---- */
 
 static const pg_shape CHANNEL_SHAPES[] = {
-    {4, {1, 6, 5, 7}}, {4, {1, 12, 1, 9}}, {4, {2, 6, 3, 3}},       {3, {1, 6, 17}},
-    {3, {3, 6, 2}},    {4, {1, 6, 8, 8}},  {5, {1, 6, 2, 3, 4}},    {4, {1, 36, 3, 3}},
+    {4, {1, 6, 5, 7}}, {4, {1, 12, 1, 9}}, {4, {2, 6, 3, 3}},    {3, {1, 6, 17}},
+    {3, {3, 6, 2}},    {4, {1, 6, 8, 8}},  {5, {1, 6, 2, 3, 4}}, {4, {1, 36, 3, 3}},
 };
 enum { N_SHAPES = sizeof CHANNEL_SHAPES / sizeof CHANNEL_SHAPES[0] };
 
@@ -297,6 +298,20 @@ Test(norm, mean_variance) {
     }
     mean_variance_case(SHAPE(5, 7), 2, true, PG_PLAIN);
     mean_variance_case(SHAPE(11), 1, true, PG_PLAIN);
+}
+
+/* Deviations as small as epsilon, which then has a part in the gradient. */
+Test(norm, mean_variance_of_nearly_nothing) {
+    op_check c;
+    static definition d;
+    op_check_init(&c, "MeanVarianceNormalization", 13);
+    op_check_input(&c, SHAPE(1, 1, 5, 7));
+    op_check_open(&c, PG_PLAIN);
+    for (int i = 0; i < 35; i++)
+        c.x[0][i] *= 2e-9f;
+    d = (definition){.n = 35, .epsilon = 1e-9, .outside = true, .step = 1e-13};
+    compare(&c, &d);
+    op_check_close(&c);
 }
 
 /* ---- Lp ---- */

@@ -63,16 +63,11 @@ static double mean(int n, const double *x) { return sum(n, x) / n; }
 static double log_sum(int n, const double *x) { return log(sum(n, x)); }
 
 static const reduction REDUCTIONS[] = {
-    {"ReduceL1", reduce_l1, false, 0.01},
-    {"ReduceL2", reduce_l2, true, 0},
-    {"ReduceLogSum", log_sum, true, 0},
-    {"ReduceLogSumExp", log_sum_exp, false, 0},
-    {"ReduceMax", largest, false, 0.01},
-    {"ReduceMean", mean, false, 0},
-    {"ReduceMin", smallest, false, 0.01},
-    {"ReduceProd", product, true, 0},
-    {"ReduceSum", sum, false, 0},
-    {"ReduceSumSquare", sum_square, false, 0},
+    {"ReduceL1", reduce_l1, false, 0.01}, {"ReduceL2", reduce_l2, true, 0},
+    {"ReduceLogSum", log_sum, true, 0},   {"ReduceLogSumExp", log_sum_exp, false, 0},
+    {"ReduceMax", largest, false, 0.01},  {"ReduceMean", mean, false, 0},
+    {"ReduceMin", smallest, false, 0.01}, {"ReduceProd", product, true, 0},
+    {"ReduceSum", sum, false, 0},         {"ReduceSumSquare", sum_square, false, 0},
 };
 enum { N_REDUCTIONS = sizeof REDUCTIONS / sizeof REDUCTIONS[0] };
 
@@ -199,7 +194,8 @@ Test(reduce, large) {
         op_check_init(&c, r->type, 13);
         op_check_attr_int(&c, "keepdims", 1);
         if (strcmp(r->type, "ReduceSum") == 0)
-            op_check_input(&c, in), op_check_const_i64(&c, SHAPE((int64_t)counts[which]), axes[which]);
+            op_check_input(&c, in),
+                op_check_const_i64(&c, SHAPE((int64_t)counts[which]), axes[which]);
         else
             op_check_attr_ints(&c, "axes", counts[which], axes[which]), op_check_input(&c, in);
         op_check_open(&c, form % 2 ? PG_CHANNELS_LAST : PG_PLAIN);
@@ -212,8 +208,10 @@ Test(reduce, large) {
         double *expected = op_check_own(&c, pg_malloc((size_t)results * sizeof *expected));
         int *size = op_check_own(&c, pg_calloc((size_t)results, sizeof *size));
         for (int64_t k = 0; k < n; k++) {
-            int64_t at = which == 0 ? k / (61 * 53) : which == 1 ? k % (61 * 53)
-                         : which == 2 ? 0 : k / 53;
+            int64_t at = which == 0   ? k / (61 * 53)
+                         : which == 1 ? k % (61 * 53)
+                         : which == 2 ? 0
+                                      : k / 53;
             group[at * each + size[at]++] = (double)c.x[0][k];
         }
         for (int64_t at = 0; at < results; at++)
@@ -233,11 +231,13 @@ Test(reduce, large) {
                 double down = r->of((int)each, x);
                 x[i] = v;
                 double slope = d_y * (up - down) / (2 * step);
-                int64_t k = which == 0 ? at * 61 * 53 + i : which == 1 ? i * 61 * 53 + at
-                            : which == 2 ? i : at * 53 + i;
+                int64_t k = which == 0   ? at * 61 * 53 + i
+                            : which == 1 ? i * 61 * 53 + at
+                            : which == 2 ? i
+                                         : at * 53 + i;
                 cr_assert(fabs((double)c.d_x[0][k] - slope) < 1e-4 * scale + 1e-8,
-                          "%s: d_x[%lld] is %g, not %g", r->type, (long long)k,
-                          (double)c.d_x[0][k], slope);
+                          "%s: d_x[%lld] is %g, not %g", r->type, (long long)k, (double)c.d_x[0][k],
+                          slope);
             }
         }
         op_check_close(&c);
