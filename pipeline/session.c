@@ -21,6 +21,7 @@ struct pg_session {
     pg_pool pool;
     unsigned char *arena;
     runner *runners; /* [n_nodes] */
+    float *no_gap;   /* zeros for a convolution that is not run */
     uint64_t (*now_ns)(void);
 };
 
@@ -72,6 +73,13 @@ static pg_err bind(pg_session *s, pg_diag *diag) {
     return PG_OK;
 }
 
+static int64_t widest_conv(const pg_graph *g) {
+    int64_t widest = 1;
+    for (int i = 0; i < g->n_convs; i++)
+        widest = g->convs[i].channels > widest ? g->convs[i].channels : widest;
+    return widest;
+}
+
 pg_err pg_session_create(const pg_model *model, pg_session **out, pg_diag *diag) {
     pg_assert(model->prepared);
     *out = NULL;
@@ -82,7 +90,8 @@ pg_err pg_session_create(const pg_model *model, pg_session **out, pg_diag *diag)
     s->model = model;
     s->arena = pg_calloc(1, model->plan.arena_bytes);
     s->runners = pg_calloc((size_t)model->graph.n_nodes, sizeof *s->runners);
-    pg_err err = s->arena == NULL || s->runners == NULL
+    s->no_gap = pg_calloc((size_t)widest_conv(&model->graph), sizeof *s->no_gap);
+    pg_err err = s->arena == NULL || s->runners == NULL || s->no_gap == NULL
                      ? pg_fail(diag, PG_ENOMEM, "no memory for a session of %zu bytes",
                                model->plan.arena_bytes)
                      : bind(s, diag);
@@ -105,6 +114,7 @@ void pg_session_destroy(pg_session **session) {
     }
     pg_free(s->runners);
     pg_free(s->arena);
+    pg_free(s->no_gap);
     pg_pool_clear(&s->pool);
     pg_free(s);
     *session = NULL;
@@ -207,7 +217,7 @@ const float *pg_session_gap(const pg_session *session, int conv) {
     const pg_model *model = session->model;
     pg_assert(conv >= 0 && conv < model->info.n_convs);
     int node = model->conv_node[conv];
-    return node < 0 ? NULL
+    return node < 0 ? session->no_gap
                     : pg_conv_gap(model->graph.nodes[node].op, &session->runners[node].io);
 }
 

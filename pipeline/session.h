@@ -33,7 +33,8 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
 /* The gradient of the last backward in the input's own layout and shape. */
 const float *pg_session_d_input(const pg_session *session);
 
-/* GAP_c of one convolution after forward, [channels]; NULL if prepare did not ask for it. */
+/* GAP_c of one convolution after forward, [channels]; NULL if prepare did not ask for it. Zeros, and so never
+ * alive, for a convolution that the logits do not depend on (an auxiliary head): it is counted, not run. */
 const float *pg_session_gap(const pg_session *session, int conv);
 
 /* Nanoseconds spent per operator (indices of pg_model_op) in all calls since create or the last

@@ -68,7 +68,7 @@ def main():
     torch.set_num_threads(args.threads)
     net = models.build(args.net, args.size)
     path = models.export(args.net, args.size)
-    x = torch.from_numpy(models.test_picture(args.net, args.size))[None]
+    x = torch.from_numpy(models.test_picture(args.size))[None]
     torch_round(net, x, 3)
     ours, theirs = [], []
     for i in range(args.rounds):

@@ -32,21 +32,25 @@ LAYERS = [.3, .5, .9, "default"]
 class Case:
     """One network in one export, calibrated by both sides."""
 
-    def __init__(self, name, bn, folder, samples=64, classes=4, size=SIZE, program=None, env=None):
+    def __init__(self, name, bn, folder, samples=64, classes=4, size=SIZE, logits=CLASSES,
+                 opset=13, program=None, env=None):
         self.size, self.program, self.env = size, program, env
-        self.path = models.export(name, size, CLASSES, bn=bn)
-        self.ref = Reference(models.build(name, size, CLASSES), fold=bn == "fold")
+        self.path = models.export(name, size, logits, opset=opset, bn=bn)
+        self.ref = Reference(models.build(name, size, logits), fold=bn == "fold", size=size)
         self.labels = [i % classes for i in range(samples)]
         self.inputs = [models.picture(i, size, classes) for i in range(samples)]
         self.stats_file = folder / "stats"
         cli.write_calibration(folder / "data", self.inputs, self.labels)
-        cli.calibrate(self.path, folder / "data", self.stats_file, program=program, env=env,
-                      parchgrad__layers=1.0)
-        self.stats = Statistics.measure(self.ref, self.inputs, self.labels)
-        self.x = models.test_picture(name, size, CLASSES)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            calibrated = pool.submit(cli.calibrate, self.path, folder / "data", self.stats_file,
+                                     program=program, env=env, parchgrad__layers=1.0)
+            self.stats = Statistics.measure(self.ref, self.inputs, self.labels)
+            calibrated.result()
+        self.x = models.test_picture(size)
         self.logits = self.ref.forward(self.x)
         self.gaps = self.ref.gaps()
         self.target = 2
+        self.region, self.where = None, None  # of a dense output: explain.region, and the same as an index
         self.names = conv_names(self.path)
         assert len(self.names) == len(self.ref.layers)
 
@@ -73,6 +77,8 @@ class Case:
             options["parchgrad.level"] = level
         else:
             options["parchgrad.quantile"] = quantile
+        if self.region:
+            options["explain.region"] = self.region
         if select == "list":
             options["parchgrad.list"] = list_option(self, layers)
         return options
@@ -85,7 +91,8 @@ class Case:
 
     def reference(self, choices, gamma="inf", conserve="approx", exchanged=()):
         plan = {i: c.swapped() if i in exchanged else c.keep for i, c in choices.items()}
-        return self.ref.backward(self.target, plan, float(gamma), conserve)
+        where = self.where or self.target
+        return self.ref.backward(where, plan, float(gamma), conserve)
 
 
 def conv_names(path):

@@ -28,7 +28,7 @@ def residual(tmp_path_factory):
 
 def test_reference_gradient_is_torchs():
     net = models.build("tiny_resnet", 64, CLASSES)
-    x = models.test_picture("tiny_resnet", 64, CLASSES)
+    x = models.test_picture(64)
     ref = Reference(net)
     y = ref.forward(x)
     t = torch.from_numpy(x).double()[None].requires_grad_(True)

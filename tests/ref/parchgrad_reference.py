@@ -6,6 +6,9 @@ forward, and in backward partitions the gradient that arrives at its output (the
 consumers) before handing it to its own input. Whatever else consumes that output never sees
 the partitioned gradient.
 
+A module that runs twice is two convolutions with one weight: they are numbered by calls, as their nodes
+lie in the file. So are those that the explained output does not depend on; no gradient arrives there.
+
 `fold=True` first merges each batch normalisation that directly follows a convolution into it, as
 torch.onnx.export does in eval mode: the convolution's own output then lies behind it.
 """
@@ -90,68 +93,76 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        conv, ref = ctx.layer, ctx.reference
-        keep = ref.plan.get(conv.index)
+        layer, conv, ref = ctx.layer, ctx.layer.module, ctx.reference
+        keep = ref.plan.get(layer.index)
         if keep is not None:
             split_g = []
             for sample in g:
                 new, split = partition(sample, keep, ref.gamma, ref.conserve)
                 split_g.append(new)
-                ref.splits[conv.index] = split
+                ref.splits[layer.index] = split
             g = torch.stack(split_g)
-        d_x = torch.nn.grad.conv2d_input(ctx.shape, conv.module.weight, g, conv.module.stride,
-                                         conv.padding, conv.module.dilation, conv.module.groups)
+        d_x = torch.nn.grad.conv2d_input(ctx.shape, conv.weight, g, conv.stride, conv.padding,
+                                         conv.dilation, conv.groups)
         return d_x, None, None
 
 
+@dataclass
 class _Layer:
-    """One convolution of the network."""
-
-    def __init__(self, index, name, module, reference):
-        assert module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        self.index, self.name, self.module, self.reference = index, name, module, reference
-        self.padding = module.padding
-        self.plain_forward = module.forward
-        self.z = None
-        module.forward = self.forward
-
-    def forward(self, x):
-        z = _Conv.apply(x, self, self.reference)
-        self.z = z.detach().clone()  # torchvision's ReLU and `out += identity` overwrite z in place
-        return z
+    """One convolution of the network: one call of a module."""
+    index: int
+    name: str
+    module: nn.Conv2d
+    plain_forward: object
+    z: torch.Tensor = None
 
     def gap(self):
         return torch.relu(self.z).mean((2, 3))
 
 
 class Reference:
-    """A float64 copy of `net` whose convolutions can be partitioned.
+    """A float64 copy of `net` whose convolutions can be partitioned; `size` is one that it takes.
 
         ref = Reference(net, fold=False)
-        logits = ref.forward(x)                     numpy [classes]
+        logits = ref.forward(x)                     numpy [classes], of the first output
         ref.gaps()                                  one array [C] per convolution
         g = ref.backward(target, plan, gamma, conserve)    numpy [3,H,W]; ref.splits tells what happened
-    `plan` maps convolution numbers to boolean arrays, True for channels that are kept.
+    `plan` maps convolution numbers to boolean arrays, True for channels that are kept. `target` is an index, or
+    a tuple of indices and slices into the first output: the sum of what they name is explained.
     """
 
-    def __init__(self, net, fold=False):
+    def __init__(self, net, fold=False, size=64):
         self.net = copy.deepcopy(net).double().eval()
         for p in self.net.parameters():
             p.requires_grad_(False)
-        order = _execution_order(self.net)
         if fold:
-            self.folded = _fold(order)
-        names = {m: n for n, m in self.net.named_modules()}
-        convs = [m for m, _ in order if isinstance(m, nn.Conv2d)]
-        assert len(set(map(id, convs))) == len(convs), "a convolution runs twice"
-        self.layers = [_Layer(i, names[m], m, self) for i, m in enumerate(convs)]
+            _fold(self.net, size)
         self.plan, self.gamma, self.conserve, self.splits = {}, math.inf, "approx", {}
-        self.x = self.y = None
+        self.layers, self.x, self.y = [], None, None
+        for name, module in self.net.named_modules():
+            if isinstance(module, nn.Conv2d):
+                self._watch(name, module)
+        self.forward(np.zeros((3, size, size)))
+
+    def _watch(self, name, module):
+        assert module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        plain_forward = module.forward
+
+        def forward(x):
+            layer = _Layer(len(self.layers), name, module, plain_forward)
+            self.layers.append(layer)
+            z = _Conv.apply(x, layer, self)
+            layer.z = z.detach().clone()  # torchvision's ReLU and `out += identity` overwrite z in place
+            return z
+
+        module.forward = forward
 
     def forward(self, x):
+        self.layers = []
         self.x = torch.as_tensor(np.asarray(x), dtype=torch.float64).reshape(1, *np.shape(x)[-3:])
         self.x.requires_grad_(True)
-        self.y = self.net(self.x)
+        y = self.net(self.x)
+        self.y = y[0] if isinstance(y, tuple) else y
         return self.y[0].detach().numpy()
 
     def gaps(self):
@@ -161,48 +172,35 @@ class Reference:
         self.plan = {i: torch.as_tensor(np.asarray(k, dtype=bool)) for i, k in (plan or {}).items()}
         self.gamma, self.conserve, self.splits = float(gamma), conserve, {}
         d_y = torch.zeros_like(self.y)
-        d_y[0, target] = seed
+        d_y[(0, *target) if isinstance(target, tuple) else (0, target)] = seed
         (g,) = torch.autograd.grad(self.y, self.x, d_y, retain_graph=True)
         return g[0].numpy()
 
 
-class _Tap:
-    pass
-
-
-def _execution_order(net):
-    """[(module, input tensors' producer), ...] for convolutions and batch normalisations, in the
-    order they run; the producer is the convolution whose output is the module's input, if any."""
-    order, produced, alive = [], {}, []
+@torch.no_grad()
+def _fold(net, size):
+    """Merges y = (z - mean) / sqrt(var + eps) * weight + bias into the convolution whose output it takes."""
+    produced, alive, pairs = {}, [], {}
 
     def hook(m, inputs, out):
-        order.append((m, produced.get(id(inputs[0]))))
         if isinstance(m, nn.Conv2d):
             produced[id(out)] = m
-        alive.append(out)
+            alive.append(out)  # an id is only unique while its tensor lives
+        elif id(inputs[0]) in produced:
+            pairs.setdefault(m, set()).add(produced[id(inputs[0])])
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     handles = [m.register_forward_hook(hook) for m in net.modules() if isinstance(m, kinds)]
-    with torch.no_grad():
-        net(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+    net(torch.zeros(1, 3, size, size, dtype=torch.float64))
     for h in handles:
         h.remove()
-    return order
-
-
-def _fold(order):
-    """Merges y = (z - mean) / sqrt(var + eps) * weight + bias into the convolution before it."""
-    count = 0
-    for m, conv in order:
-        if not isinstance(m, nn.BatchNorm2d) or conv is None:
-            continue
-        scale = m.weight / torch.sqrt(m.running_var + m.eps)
-        bias = conv.bias if conv.bias is not None else torch.zeros_like(m.running_mean)
-        conv.bias = nn.Parameter((bias - m.running_mean) * scale + m.bias, requires_grad=False)
+    for norm, convs in pairs.items():
+        (conv,) = convs
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = conv.bias if conv.bias is not None else torch.zeros_like(norm.running_mean)
+        conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias, requires_grad=False)
         conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
-        m.forward = lambda x: x
-        count += 1
-    return count
+        norm.forward = lambda x: x
 
 
 # ---- which convolutions ----
