@@ -539,7 +539,7 @@ def test_functions(tmp_path):
     check(path, picture(), lambda v: net(v)[0, 1], net, target=1)
 
 
-@pytest.mark.parametrize("kind,words", [("self", "too deeply"), ("bomb", "out of proportion"),
+@pytest.mark.parametrize("kind,words", [("self", "too deeply"), ("bomb", "too many nodes"),
                                         ("missing", "local::Gone")])
 def test_hostile_functions(tmp_path, kind, words):
     def call(name, i="v", o="w"):
