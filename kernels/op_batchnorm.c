@@ -44,7 +44,7 @@ static pg_err check_attributes(const pg_op_def *def, float *epsilon, pg_diag *di
     if (err)
         return err;
     if (training || def->n_outputs > 1)
-        return pg_node_refuse(def, diag, "it is in training mode");
+        return pg_node_refuse(def, diag, "it is in training mode: export the network in evaluation mode (model.eval())");
     if (spatial != 1)
         return pg_node_refuse(def, diag, "spatial=0 is not supported");
     return PG_OK;

@@ -98,6 +98,7 @@ static const struct row {
     {"Abs", pg_fold_unary},
     {"Add", pg_fold_binary},
     {"And", pg_fold_binary},
+    {"BatchNormalization", pg_fold_batch_norm},
     {"Cast", pg_fold_cast},
     {"CastLike", pg_fold_cast},
     {"Ceil", pg_fold_unary},
@@ -179,7 +180,7 @@ pg_err pg_fold(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *
             return pg_fail(diag, PG_EMODEL, "too much is computed from constants");
     if (row == NULL)
         return pg_fold_run(folder, def, out, diag);
-    if (def->n_outputs > 1)
-        return pg_fail(diag, PG_EMODEL, "has more than one output");
+    if (def->n_read > 1)
+        return pg_fail(diag, PG_EMODEL, "only its first output can be computed from constants");
     return row->fold(folder, def, out, diag);
 }

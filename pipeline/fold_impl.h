@@ -75,6 +75,7 @@ pg_err pg_fold_pair(pg_fold_pair_op op, pg_dtype dtype, const void *a, const voi
                     pg_diag *diag);
 
 pg_err pg_fold_run(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
+pg_err pg_fold_batch_norm(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_constant(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);
 pg_err pg_fold_constant_of_shape(pg_folder *folder, const pg_op_def *def, pg_const *out,
                                  pg_diag *diag);

@@ -193,3 +193,19 @@ pg_err pg_fold_run(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_di
     err = pg_fold_convert(folder, in, PG_F32, &floats, diag);
     return err == PG_OK ? run_floats(folder, def, &floats, out, diag) : err;
 }
+
+/* Weight standardisation is written as the batch normalisation of weights in training mode, by their
+ * own statistics; of one sample that is its instance normalisation. */
+pg_err pg_fold_batch_norm(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag) {
+    int64_t training;
+    pg_op_def own = *def;
+    const pg_const *in = pg_fold_input(def, 0);
+    pg_err err = pg_def_int(def, "training_mode", 0, &training, diag);
+    training = training || (def->opset < 14 && def->n_outputs > 1); /* once, the outputs told */
+    if (err == PG_OK && training && in != NULL && in->shape.rank > 2 && in->shape.dims[0] == 1) {
+        own.type = "InstanceNormalization";
+        own.n_inputs = def->n_inputs < 3 ? def->n_inputs : 3;
+        own.n_outputs = 1;
+    }
+    return err == PG_OK ? pg_fold_run(folder, &own, out, diag) : err;
+}

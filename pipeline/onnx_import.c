@@ -368,9 +368,11 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
         return err != PG_OK ? err : lose_outputs(im, node, diag);
     if (!count_folded(im, def->type))
         return pg_import_no_memory(diag);
-    for (int k = 0; err == PG_OK && k < (int)count; k++)
-        err = bind_output(im, node, k,
-                          (pg_binding){.kind = PG_CONSTANT, .constant = &values[k]}, diag);
+    for (int k = 0; err == PG_OK && k < (int)count; k++) {
+        pg_binding made = {.kind = PG_CONSTANT, .constant = &values[k]};
+        bool empty = k > 0 && values[k].data == NULL;
+        err = bind_output(im, node, k, empty ? (pg_binding){.kind = PG_LOST} : made, diag);
+    }
     return err;
 }
 

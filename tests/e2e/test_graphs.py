@@ -492,6 +492,32 @@ def test_onnxsim(tmp_path):
     check(tmp_path / "sim.onnx", picture(), lambda v: double(v)[0, 1], double, target=1)
 
 
+# ---- weights that are computed when the file is loaded ----
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation as timm writes it: batch normalisation of the weights by their own statistics."""
+
+    def forward(self, x):
+        w = nn.functional.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True, eps=1e-6)
+        return nn.functional.conv2d(x, w.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("folding", [True, False])
+def test_weights_from_weights(tmp_path, opset, folding):
+    """Standardised weights, transposed and scaled ones: nothing of it is left to run per frame."""
+    torch.manual_seed(5)
+    body = nn.Sequential(Standardised(3, 8, 3, 2, 1), nn.Tanh(), Standardised(8, 8, 3, 1, 1), nn.Tanh())
+    net = Net(lambda n, y: pooled(n, y) @ (n.fc.weight.t()[:5] * 2).exp())
+    net.body = body
+    path = export(net, tmp_path / "m.onnx", opset_version=opset, do_constant_folding=folding)
+    double = net.double()
+    check(path, picture(), lambda v: double(v)[0, 1], double, target=1)
+    types = [o["type"] for o in inspect(path)["operators"]]
+    assert set(types) <= {"Conv", "Tanh", "ReduceMean", "GlobalAveragePool", "Flatten", "Gemm", "MatMul"}, types
+
+
 # ---- functions a model defines itself ----
 
 LOCAL = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
