@@ -29,7 +29,8 @@ bool pg_fold_known(const char *type);
  * count. */
 bool pg_fold_needs_shape_only(const char *type);
 
-/* Evaluates the node: out[0..n_outputs), at least one. Every present input must be constant, but
+/* Evaluates the node: out[0..n_outputs), at least one; those its operator does not make keep their
+ * NULL data. Every present input must be constant, but
  * for the types above. Results may share an input's data. PG_EMODEL with a sentence that does not
  * name the node: the caller adds it. */
 pg_err pg_fold(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *diag);

@@ -241,6 +241,14 @@ static bool renames(const pg_importer *im, int index, const pg_op_def *def) {
            pg_shape_count(&training->shape) == 1 && training->i[0] == 0;
 }
 
+/* Some operators make their first output only (LayerNormalization, Dropout): enough, unless one of
+ * the others leads to the logits. */
+static pg_err check_outputs(const pg_op_def *def, int made, pg_diag *diag) {
+    return def->n_read <= made
+               ? PG_OK
+               : pg_fail(diag, PG_EMODEL, "its output %d is not supported", made);
+}
+
 static pg_err check_sizes(const pg_importer *im, const struct pg_op *op, pg_diag *diag) {
     uint64_t limit = im->job->options->max_value_bytes;
     limit = limit != 0 ? limit : (uint64_t)1 << 30;
@@ -325,10 +333,14 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     size_t count = def->n_outputs > 1 ? (size_t)def->n_outputs : 1;
     pg_const *values = pg_pool_array(im->job->load, count, sizeof *values);
     pg_diag why = {{0}};
-    int conv;
+    int conv, made = 0;
     if (values == NULL)
         return pg_import_no_memory(diag);
     pg_err err = pg_fold(&im->folder, def, values, &why);
+    while (err == PG_OK && made < (int)count && values[made].data != NULL)
+        made++;
+    if (err == PG_OK)
+        err = check_outputs(def, made, &why);
     if (err != PG_OK && err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
     bool known_now = err == PG_OK;
@@ -340,7 +352,9 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     im->job->nodes_folded++;
     for (int k = 0; err == PG_OK && k < (int)count; k++)
         err = bind_output(im, node, k,
-                          (pg_binding){.kind = PG_CONSTANT, .constant = &values[k]}, diag);
+                          (pg_binding){.kind = k < made ? PG_CONSTANT : PG_LOST,
+                                       .constant = k < made ? &values[k] : NULL},
+                          diag);
     return err;
 }
 
@@ -354,7 +368,11 @@ static pg_err run_time_node(pg_importer *im, int index, const pg_op_def *def, bo
     pg_err err = PG_OK;
     if (!lost && pg_op_known(def->type)) {
         err = pg_op_create(def, &op, &why);
-        if (err == PG_OK && (err = check_sizes(im, op, &why)) != PG_OK)
+        if (err == PG_OK)
+            err = check_sizes(im, op, &why);
+        if (err == PG_OK)
+            err = check_outputs(def, op->n_dst, &why);
+        if (err != PG_OK)
             pg_op_destroy(&op);
         if (err != PG_OK && err != PG_EMODEL)
             return pg_fail(diag, err, "%s", why.text);
