@@ -19,9 +19,24 @@ typedef struct pg_inspection {
     pg_refusals refusals; /* of a file that is not supported: then there is no model */
     pg_model *model;
     const pg_model_info *info;
-    bool *selected; /* [n_convs] */
-    int n_selected;
+    bool *selected;   /* [n_convs] by this configuration */
+    bool *by_default; /* [n_convs] by parchgrad.layers: default */
+    int n_selected, n_by_default;
 } pg_inspection;
+
+static pg_err choose(const pg_prune_options *how, const pg_model_info *info, bool **chosen,
+                     int *count, pg_diag *diag) {
+    pg_layers layers = {0};
+    *chosen = pg_calloc((size_t)info->n_convs + 1, sizeof **chosen);
+    if (*chosen == NULL)
+        return pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_err err = pg_layers_choose(how, info->convs, info->n_convs, &layers, diag);
+    for (int i = 0; err == PG_OK && i < layers.count; i++)
+        (*chosen)[layers.convs[i]] = true;
+    *count = layers.count;
+    pg_layers_free(&layers);
+    return err;
+}
 
 static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
     pg_threads_set(config->explain.threads);
@@ -29,16 +44,11 @@ static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
     if (err != PG_OK)
         return err;
     out->info = pg_model_get_info(out->model);
-    out->selected = pg_calloc((size_t)out->info->n_convs + 1, sizeof *out->selected);
-    if (out->selected == NULL)
-        return pg_fail(diag, PG_ENOMEM, "out of memory");
-    pg_layers layers = {0};
-    err = pg_layers_choose(&config->explain.prune, out->info->convs, out->info->n_convs, &layers,
-                           diag);
-    for (int i = 0; err == PG_OK && i < layers.count; i++)
-        out->selected[layers.convs[i]] = true;
-    out->n_selected = layers.count;
-    pg_layers_free(&layers);
+    pg_prune_options usual = config->explain.prune;
+    usual.layers_default = true;
+    err = choose(&config->explain.prune, out->info, &out->selected, &out->n_selected, diag);
+    if (err == PG_OK)
+        err = choose(&usual, out->info, &out->by_default, &out->n_by_default, diag);
     if (err == PG_OK)
         err = pg_model_prepare(out->model, out->selected, true, diag);
     return err;
@@ -63,7 +73,7 @@ static const char *shape_of(const pg_op *op, char text[PG_SHAPE_TEXT]) {
 }
 
 static void print_convs(const pg_inspection *it) {
-    puts("\n conv  output [C,H,W]      kernel stride groups  BN     GFLOP  pruned  name");
+    puts("\n conv  output [C,H,W]      kernel stride groups  BN     GFLOP  default  pruned  name");
     for (int i = 0; i < it->info->n_convs; i++) {
         const pg_conv_info *c = &it->info->convs[i];
         char shape[64], kernel[32], stride[32];
@@ -71,20 +81,21 @@ static void print_convs(const pg_inspection *it) {
                  c->height, c->width);
         snprintf(kernel, sizeof kernel, "%" PRId64 "x%" PRId64, c->kernel_h, c->kernel_w);
         snprintf(stride, sizeof stride, "%" PRId64 "x%" PRId64, c->stride_h, c->stride_w);
-        printf("%5d  %-18s  %-6s %-6s %6" PRId64 "  %-3s %9.4f  %-6s  %s%s\n", i, shape, kernel,
-               stride, c->groups, c->batch_norm ? "yes" : "no", (double)c->flops * 1e-9,
-               it->selected[i] ? "yes" : "", c->name,
-               c->on_path ? "" : " (not on a gradient path)");
+        printf("%5d  %-18s  %-6s %-6s %6" PRId64 "  %-3s %9.4f  %-7s  %-6s  %s%s\n", i, shape,
+               kernel, stride, c->groups, c->batch_norm ? "yes" : "no", (double)c->flops * 1e-9,
+               it->by_default[i] ? "yes" : "", it->selected[i] ? "yes" : "", c->name,
+               c->on_path ? "" : " (no gradient passes it: cannot be pruned)");
     }
 }
 
 static void print_ops(const pg_inspection *it) {
-    puts("\n   op  type                output                 implementation                       "
-         "         name");
+    puts("\n   op  type                output                     GFLOP  implementation          "
+         "                      name");
     for (int i = 0; i < pg_model_op_count(it->model); i++) {
         const pg_op *op = pg_model_op(it->model, i);
         char shape[PG_SHAPE_TEXT];
-        printf("%5d  %-18s  %-21s  %-44s  %s\n", i, op->type, shape_of(op, shape),
+        printf("%5d  %-18s  %-21s %9.4f  %-44s  %s\n", i, op->type, shape_of(op, shape),
+               (double)op->flops * 1e-9,
                op->alias          ? "(no copy)"
                : op->impl == NULL ? ""
                                   : op->impl,
@@ -114,6 +125,28 @@ static void print_output(const pg_model_info *m) {
     puts("");
 }
 
+static int count_ops(const pg_inspection *it, const char *type) {
+    int count = 0;
+    for (int i = 0; i < pg_model_op_count(it->model); i++)
+        count += strcmp(pg_model_op(it->model, i)->type, type) == 0;
+    return count;
+}
+
+static void print_nodes(const pg_inspection *it) {
+    const pg_model_info *m = it->info;
+    printf("nodes: %d in the file, %d folded away, %d run\n", m->nodes_in_file, m->nodes_folded,
+           m->nodes_run);
+    for (int i = 0; i < m->n_folded; i++)
+        printf("%s %d %s", i == 0 ? "folded:" : ",", m->folded[i].count, m->folded[i].type);
+    if (m->n_folded > 0)
+        puts("");
+    int quantised = count_ops(it, "QuantizeLinear");
+    if (quantised > 0)
+        printf("quantised: %d values; explained in float, rounded as the file says, the gradient "
+               "straight through the rounding\n",
+               quantised);
+}
+
 static void print_text(const pg_inspection *it) {
     const pg_model_info *m = it->info;
     char shape[PG_SHAPE_TEXT];
@@ -125,10 +158,10 @@ static void print_text(const pg_inspection *it) {
            m->channels_last ? ", channels last in the file" : "",
            m->input_bytes ? ", bytes: pixels go in as they are" : "");
     print_output(m);
-    printf("nodes: %d in the file, %d folded away, %d run\n", m->nodes_in_file, m->nodes_folded,
-           m->nodes_run);
+    print_nodes(it);
     printf("batch normalisation: %s\n", batch_norm_case(m));
-    printf("pruned: %d of %d convolutions\n", it->n_selected, m->n_convs);
+    printf("pruned: %d of %d convolutions; by default %d\n", it->n_selected, m->n_convs,
+           it->n_by_default);
     printf("one forward: %.3f GFLOP\n", (double)m->flops * 1e-9);
     printf("memory: weights %.1f MB shared, %.1f MB for each worker\n",
            (double)m->weight_bytes * 1e-6, (double)m->session_bytes * 1e-6);
@@ -167,6 +200,11 @@ static void json_model(pg_json *json, const pg_inspection *it) {
     pg_json_int(json, "nodes_in_file", m->nodes_in_file);
     pg_json_int(json, "nodes_folded", m->nodes_folded);
     pg_json_int(json, "nodes_run", m->nodes_run);
+    pg_json_open(json, "folded", '{');
+    for (int i = 0; i < m->n_folded; i++)
+        pg_json_int(json, m->folded[i].type, m->folded[i].count);
+    pg_json_close(json, '}');
+    pg_json_int(json, "quantised", count_ops(it, "QuantizeLinear"));
     pg_json_string(json, "batch_norm", batch_norm_case(m));
     pg_json_int(json, "flops", (int64_t)m->flops);
     pg_json_int(json, "weight_bytes", (int64_t)m->weight_bytes);
@@ -192,6 +230,7 @@ static void json_convs(pg_json *json, const pg_inspection *it) {
         pg_json_int(json, "groups", c->groups);
         pg_json_bool(json, "batch_norm", c->batch_norm);
         pg_json_bool(json, "on_path", c->on_path);
+        pg_json_bool(json, "default", it->by_default[i]);
         pg_json_bool(json, "pruned", it->selected[i]);
         pg_json_int(json, "flops", (int64_t)c->flops);
         pg_json_close(json, '}');
@@ -275,6 +314,7 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
     pg_model_destroy(&it.model);
     pg_refusals_clear(&it.refusals);
     pg_free(it.selected);
+    pg_free(it.by_default);
     pg_config_destroy(&config);
     return err;
 }
@@ -285,8 +325,8 @@ const pg_command pg_command_inspect = {
     .json = true,
     .brief = "Show a network: layers, shapes, what is pruned, memory.",
     .prose =
-        "A file that uses operators this program does not have is refused (status 3), and every\n"
-        "such node is named.",
+        "A file that uses operators this program does not have is refused (status 3); then every\n"
+        "such node is listed with the reason and what can be done about it.",
     .options = options,
     .run = run,
 };

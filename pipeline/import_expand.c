@@ -15,7 +15,7 @@
 #define DOMAIN "com.microsoft::"
 
 /* Functions call functions: bounds what a small file can make of itself. */
-enum { MAX_DEPTH = 32, MAX_CALLS = 2 * PG_ONNX_MAX_NODES };
+enum { MAX_DEPTH = 32, MAX_CALLS = PG_ONNX_MAX_NODES };
 
 /* The nodes written so far, and what it took. */
 typedef struct builder {

@@ -33,7 +33,10 @@ static int channel_axis(const pg_onnx_value *v) {
     bool type = is_floating(v->elem_type) || v->elem_type == ELEM_UINT8;
     if (!v->is_tensor || !type || v->rank != 4)
         return 0;
-    return is_channels(v->dims[1]) ? 1 : is_channels(v->dims[3]) ? 3 : 0;
+    int axis = is_channels(v->dims[1]) ? 1 : is_channels(v->dims[3]) ? 3 : 0;
+    int height = axis == 1 ? 2 : 1;
+    bool single = v->dims[height] == 1 && v->dims[height + 1] == 1;
+    return single ? 0 : axis; /* one value per channel is a mean or a scale, not a picture */
 }
 
 static void describe(const pg_importer *im, const pg_onnx_value *v, char *text, size_t size) {

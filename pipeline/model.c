@@ -59,6 +59,8 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     info->input_name = job.input_name;
     info->nodes_in_file = job.nodes_in_file;
     info->nodes_folded = job.nodes_folded;
+    info->folded = job.folded;
+    info->n_folded = job.n_folded;
     info->channels_last = job.channels_last;
     info->input_bytes = job.input_bytes;
     info->outputs = job.outputs;

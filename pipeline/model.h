@@ -64,6 +64,13 @@ typedef struct pg_conv_info {
     uint64_t flops;
 } pg_conv_info;
 
+/* How many nodes of a type were computed when the file was loaded. */
+typedef struct pg_folded {
+    const char *type;
+    int count;
+} pg_folded;
+enum { PG_FOLDED_TYPES = 64 }; /* further types are in nodes_folded only */
+
 typedef struct pg_model_info {
     const char *path;
     uint8_t sha256[32];       /* of the file; with external data see onnx_external.h */
@@ -86,6 +93,8 @@ typedef struct pg_model_info {
     int n_convs;
     const pg_conv_info *convs;
     int nodes_in_file, nodes_folded, nodes_run;
+    const pg_folded *folded;  /* [n_folded] in order of appearance */
+    int n_folded;
     uint64_t weight_bytes;    /* packed, shared; after prepare */
     uint64_t session_bytes;   /* one worker's arena; after prepare */
     uint64_t flops;           /* one forward */

@@ -143,18 +143,22 @@ static bool known(const char *type) {
     return pg_fold_known(type) || strcmp(type, "Dropout") == 0;
 }
 
-/* Values that an unsupported node would have read can often be explained themselves. */
-static void suggest(const pg_importer *im, const pg_op_def *def, const pg_onnx_node *node,
-                    char *text, size_t size) {
+/* What can be done about an operator nobody here knows: what unsupported.def says, and the values it
+ * would have read, which can often be explained themselves. */
+static void advise(const pg_importer *im, const pg_op_def *def, const pg_onnx_node *node,
+                   char *text, size_t size) {
+    const char *lead = "what it reads can be explained with model.output: ";
     char shape[PG_SHAPE_TEXT];
+    snprintf(text, size, "%s", pg_refusals_advice(node->type));
     for (int k = 0; k < def->n_inputs; k++) {
         const pg_op_input *in = &def->inputs[k];
-        if (!in->present || in->constant != NULL || in->shape.rank < 2 || in->shape.dims[0] != 1)
+        if (!in->present || in->constant != NULL || in->shape.rank < 2 || in->shape.dims[0] != 1 ||
+            im->bindings[node->inputs[k]].value == im->job->graph->input)
             continue;
         size_t used = strlen(text);
-        snprintf(text + used, size - used, "%s'%.200s' %s",
-                 used > 0 ? " or " : "what it reads can be explained with model.output: ",
+        snprintf(text + used, size - used, "%s%s'%.200s' %s", used > 0 ? "; " : "", lead,
                  pg_import_name(im, node->inputs[k]), pg_shape_text(&in->shape, shape));
+        lead = "or ";
     }
 }
 
@@ -164,7 +168,7 @@ static pg_err refuse(pg_importer *im, int index, const pg_op_def *def, const cha
     const pg_onnx_node *node = &im->nodes[index];
     char advice[1024] = "";
     if (why == NULL && !known(node->type))
-        suggest(im, def, node, advice, sizeof advice);
+        advise(im, def, node, advice, sizeof advice);
     const char *reason = why;
     if (why == NULL)
         reason = known(node->type) ? "works on constants only; here it would run on every frame"
@@ -241,15 +245,12 @@ static bool renames(const pg_importer *im, int index, const pg_op_def *def) {
            pg_shape_count(&training->shape) == 1 && training->i[0] == 0;
 }
 
-/* Some operators make their first output only (LayerNormalization, Dropout): enough, unless one of
- * the others leads to the logits. */
-static pg_err check_outputs(const pg_op_def *def, int made, pg_diag *diag) {
-    return def->n_read <= made
-               ? PG_OK
-               : pg_fail(diag, PG_EMODEL, "its output %d is not supported", made);
-}
-
-static pg_err check_sizes(const pg_importer *im, const struct pg_op *op, pg_diag *diag) {
+/* What the operator makes has to be of a bearable size, and all that is read of the node. */
+static pg_err check_made(const pg_importer *im, const pg_op_def *def, const struct pg_op *op,
+                         pg_diag *diag) {
+    if (def->n_read > op->n_dst)
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): its output %d is read, and not computed",
+                       def->node, def->type, def->n_read - 1);
     uint64_t limit = im->job->options->max_value_bytes;
     limit = limit != 0 ? limit : (uint64_t)1 << 30;
     for (int k = 0; k < op->n_dst; k++) {
@@ -326,6 +327,26 @@ static pg_err bind_node(pg_importer *im, const pg_onnx_node *node, const pg_op_d
     return err;
 }
 
+/* Keeps count for `inspect`; false: out of memory. */
+static bool count_folded(pg_importer *im, const char *type) {
+    pg_import *job = im->job;
+    job->nodes_folded++;
+    for (int i = 0; i < job->n_folded; i++)
+        if (strcmp(job->folded[i].type, type) == 0) {
+            job->folded[i].count++;
+            return true;
+        }
+    if (job->folded == NULL)
+        job->folded = pg_pool_array(job->graph->pool, PG_FOLDED_TYPES, sizeof *job->folded);
+    if (job->folded == NULL)
+        return false;
+    if (job->n_folded == PG_FOLDED_TYPES)
+        return true;
+    const char *kept = pg_import_keep(im, type);
+    job->folded[job->n_folded++] = (pg_folded){.type = kept != NULL ? kept : "", .count = 1};
+    return kept != NULL;
+}
+
 /* A node whose output is known now. What cannot be computed is put on the list, and import goes
  * on. */
 static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg_diag *diag) {
@@ -339,8 +360,8 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     pg_err err = pg_fold(&im->folder, def, values, &why);
     while (err == PG_OK && made < (int)count && values[made].data != NULL)
         made++;
-    if (err == PG_OK)
-        err = check_outputs(def, made, &why);
+    if (err == PG_OK && def->n_read > made)
+        err = pg_fail(&why, PG_EMODEL, "its output %d is read, and not computed", def->n_read - 1);
     if (err != PG_OK && err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
     bool known_now = err == PG_OK;
@@ -349,7 +370,8 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
         err = number_conv(im, node, def, NULL, &conv, diag);
     if (err != PG_OK || !known_now)
         return err != PG_OK ? err : lose_outputs(im, node, diag);
-    im->job->nodes_folded++;
+    if (!count_folded(im, def->type))
+        return pg_import_no_memory(diag);
     for (int k = 0; err == PG_OK && k < (int)count; k++)
         err = bind_output(im, node, k,
                           (pg_binding){.kind = k < made ? PG_CONSTANT : PG_LOST,
@@ -368,11 +390,7 @@ static pg_err run_time_node(pg_importer *im, int index, const pg_op_def *def, bo
     pg_err err = PG_OK;
     if (!lost && pg_op_known(def->type)) {
         err = pg_op_create(def, &op, &why);
-        if (err == PG_OK)
-            err = check_sizes(im, op, &why);
-        if (err == PG_OK)
-            err = check_outputs(def, op->n_dst, &why);
-        if (err != PG_OK)
+        if (err == PG_OK && (err = check_made(im, def, op, &why)) != PG_OK)
             pg_op_destroy(&op);
         if (err != PG_OK && err != PG_EMODEL)
             return pg_fail(diag, err, "%s", why.text);

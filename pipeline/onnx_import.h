@@ -20,6 +20,8 @@ typedef struct pg_import {
     const char *const *outputs;      /* [n_outputs] */
     int n_outputs, class_axis;
     int nodes_in_file, nodes_folded;
+    pg_folded *folded; /* [n_folded], in the graph's pool */
+    int n_folded;
     pg_squash squash;
 } pg_import;
 

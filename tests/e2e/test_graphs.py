@@ -539,7 +539,7 @@ def test_functions(tmp_path):
     check(path, picture(), lambda v: net(v)[0, 1], net, target=1)
 
 
-@pytest.mark.parametrize("kind,words", [("self", "too deeply"), ("bomb", "out of proportion"),
+@pytest.mark.parametrize("kind,words", [("self", "too deeply"), ("bomb", "too many nodes"),
                                         ("missing", "local::Gone")])
 def test_hostile_functions(tmp_path, kind, words):
     def call(name, i="v", o="w"):
@@ -558,3 +558,81 @@ def test_hostile_functions(tmp_path, kind, words):
     path = with_functions(path, [call("F0", "before", "logits")], functions, tmp_path / "f.onnx")
     out = cli.run("inspect", "--model", path, check=False, timeout=10)
     assert out.returncode == 3 and words in out.stderr, out.stderr
+
+
+# ---- quantised networks ----
+
+
+def fake(x, scale, zero, low=0, high=255):
+    """Quantise and dequantise in float64, the gradient straight through where nothing saturates."""
+    q = torch.round(x / scale) + zero
+    inside = ((q >= low) & (q <= high)).double()
+    return (x * inside + ((q.clamp(low, high) - zero) * scale - x * inside).detach())
+
+
+def test_quantised_by_hand(tmp_path):
+    """QDQ as converters write it: uint8 activations, int8 weights by channel, an int32 bias, one saturating range."""
+    rng = np.random.default_rng(3)
+    w = rng.integers(-100, 100, (8, 3, 3, 3)).astype(np.int8)
+    ws = rng.uniform(.002, .01, 8).astype(np.float32)
+    bias = rng.integers(-200, 200, 8).astype(np.int32)
+    fc = rng.normal(size=(8, 5)).astype(np.float32)
+    ranges = {"in": (.02, 120), "mid": (.01, 20)}  # both cut off a part of what comes
+    inits = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(ws, "ws"), numpy_helper.from_array(bias, "b"),
+             numpy_helper.from_array(np.zeros(8, np.int8), "wz"), numpy_helper.from_array(ws * np.float32(.02), "bs"),
+             numpy_helper.from_array(np.zeros(8, np.int32), "bz"), numpy_helper.from_array(fc, "fc")]
+    for k, (scale, zero) in ranges.items():
+        inits += [numpy_helper.from_array(np.float32(scale), f"{k}_s"),
+                  numpy_helper.from_array(np.uint8(zero), f"{k}_z")]
+    qdq = lambda i, k, o: [helper.make_node("QuantizeLinear", [i, f"{k}_s", f"{k}_z"], [f"{o}_q"]),
+                           helper.make_node("DequantizeLinear", [f"{o}_q", f"{k}_s", f"{k}_z"], [o])]
+    nodes = [*qdq("x", "in", "xq"), helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=0),
+             helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bf"], axis=0),
+             helper.make_node("Conv", ["xq", "wf", "bf"], ["c"], "conv", pads=[1, 1, 1, 1]), *qdq("c", "mid", "cq"),
+             helper.make_node("Tanh", ["cq"], ["t"]), helper.make_node("ReduceMean", ["t"], ["m"], axes=[2, 3], keepdims=0),
+             helper.make_node("MatMul", ["m", "fc"], ["logits"])]
+    graph = helper.make_graph(nodes, "q", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+                              [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 5])], inits)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(tmp_path / "q.onnx"))
+
+    weight = torch.from_numpy(w).double() * torch.from_numpy(ws).double()[:, None, None, None]
+    offset = torch.from_numpy(bias).double() * torch.from_numpy(ws * np.float32(.02)).double()
+
+    def net(v):
+        s = {k: (float(np.float32(a)), b) for k, (a, b) in ranges.items()}
+        c = nn.functional.conv2d(fake(v, *s["in"]), weight, offset, padding=1)
+        return torch.tanh(fake(c, *s["mid"])).mean((2, 3)) @ torch.from_numpy(fc).double()
+
+    got = check(tmp_path / "q.onnx", picture() * 2, lambda v: net(v)[0, 1], net, target=1)
+    zeros = (got.attribution == 0).mean()
+    assert 0 < zeros < .9, "the saturating range was to stop a part of the gradient"
+    assert inspect(tmp_path / "q.onnx")["quantised"] == 2
+    assert "straight through" in cli.run("inspect", "--model", tmp_path / "q.onnx").stdout
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantised_by_onnxruntime(tmp_path, per_channel):
+    """quantize_static in QDQ format: the logits are ONNX Runtime's, but for values on the edge between two steps:
+    one step of the last layer is allowed."""
+    import onnxruntime
+    from onnxruntime import quantization as q
+    _, path = wild(tmp_path, 13)
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self):
+            self.data = iter([{onnx.load(str(path)).graph.input[0].name: picture(i)[None]} for i in range(8)])
+
+        def get_next(self):
+            return next(self.data, None)
+
+    q.quantize_static(str(path), str(tmp_path / "q.onnx"), Reader(), quant_format=q.QuantFormat.QDQ,
+                      per_channel=per_channel)
+    model = onnx.load(str(tmp_path / "q.onnx"))
+    assert sum(n.op_type == "QuantizeLinear" for n in model.graph.node) > 5
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(tmp_path / "q.onnx"), options, providers=["CPUExecutionProvider"])
+    expected = session.run(None, {model.graph.input[0].name: picture()[None]})[0][0]
+    got = cli.explain(tmp_path / "q.onnx", picture(), target=1)
+    assert np.abs(got.logits - expected).max() <= .02 * np.abs(expected).max()
+    assert np.abs(got.attribution).max() > 0

@@ -130,12 +130,18 @@ def test_every_stream_is_shown(daemon, page, tmp_path):
             assert re.fullmatch(r"\d+\.\d %", card["p"])
             assert float(card["bar"][:-1]) == pytest.approx(float(card["p"][:-2]), abs=.06)
             assert re.fullmatch(r"\d+ ms|\d\.\d s", card["facts"]["frame age"])
-            assert float(card["facts"]["explained / s"]) == pytest.approx(s["rate"], rel=.3)
-            assert 5 < s["rate"] < 20
-            published = int(card["facts"]["published"])
-            assert 50 < published <= s["published"] < published + 60
+            assert re.fullmatch(r"\d+ ms|\d\.\d s", card["facts"]["compute"])
+            assert 0 < int(card["facts"]["published"]) <= s["published"]
+            assert 0 < int(card["facts"]["received"]) <= s["received"]
         assert seen["cam0"]["facts"]["dropped"] != "0" and "bad_shape 3" in seen["cam0"]["drops"]
         assert page.run(STATE) == ["", "2 streams"]
+
+        def rates_agree():  # at one of several looks: it changes once a second
+            shown = {stream: card["facts"]["explained / s"] for stream, card in cards(page).items()}
+            rates = {s["stream"]: s["rate"] for s in json.loads(daemon.http("/streams"))["streams"]}
+            return min(rates.values()) > 0 and shown == {k: f"{v:.1f}" for k, v in rates.items()}
+
+        wait(rates_agree, 10, "the page does not show the daemon's rates")
 
 
 def test_the_picture_moves(daemon, page):

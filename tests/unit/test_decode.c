@@ -238,7 +238,7 @@ Test(decode, cut_anywhere) {
 }
 
 /* Any one wrong byte: refused or decoded, never more. PNG has checksums: its critical chunks find
- * every flip. */
+ * every flip. Only that of the empty end chunk is not looked at by every libpng (1.6.48 does not). */
 Test(decode, flipped_anywhere) {
     static const uint8_t flips[] = {1, 0x80, 0xff};
     for (size_t i = 0; i < sizeof jpeg_rgb; i++)
@@ -248,7 +248,8 @@ Test(decode, flipped_anywhere) {
             copy[i] ^= flips[k];
             try(PG_FMT_JPEG, 0, 0, 0, BYTES(copy));
         }
-    for (size_t i = 0; i < sizeof png_rgb; i++)
+    const size_t end_checksum = 4;
+    for (size_t i = 0; i < sizeof png_rgb - end_checksum; i++)
         for (int k = 0; k < 3; k++) {
             uint8_t copy[sizeof png_rgb];
             memcpy(copy, png_rgb, sizeof copy);
