@@ -180,7 +180,5 @@ pg_err pg_fold(pg_folder *folder, const pg_op_def *def, pg_const *out, pg_diag *
             return pg_fail(diag, PG_EMODEL, "too much is computed from constants");
     if (row == NULL)
         return pg_fold_run(folder, def, out, diag);
-    if (def->n_read > 1)
-        return pg_fail(diag, PG_EMODEL, "only its first output can be computed from constants");
     return row->fold(folder, def, out, diag);
 }

@@ -354,10 +354,14 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     size_t count = def->n_outputs > 1 ? (size_t)def->n_outputs : 1;
     pg_const *values = pg_pool_array(im->job->load, count, sizeof *values);
     pg_diag why = {{0}};
-    int conv;
+    int conv, made = 0;
     if (values == NULL)
         return pg_import_no_memory(diag);
     pg_err err = pg_fold(&im->folder, def, values, &why);
+    while (err == PG_OK && made < (int)count && values[made].data != NULL)
+        made++;
+    if (err == PG_OK && def->n_read > made)
+        err = pg_fail(&why, PG_EMODEL, "its output %d is read, and not computed", def->n_read - 1);
     if (err != PG_OK && err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
     bool known_now = err == PG_OK;
@@ -368,11 +372,11 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
         return err != PG_OK ? err : lose_outputs(im, node, diag);
     if (!count_folded(im, def->type))
         return pg_import_no_memory(diag);
-    for (int k = 0; err == PG_OK && k < (int)count; k++) {
-        pg_binding made = {.kind = PG_CONSTANT, .constant = &values[k]};
-        bool empty = k > 0 && values[k].data == NULL;
-        err = bind_output(im, node, k, empty ? (pg_binding){.kind = PG_LOST} : made, diag);
-    }
+    for (int k = 0; err == PG_OK && k < (int)count; k++)
+        err = bind_output(im, node, k,
+                          (pg_binding){.kind = k < made ? PG_CONSTANT : PG_LOST,
+                                       .constant = k < made ? &values[k] : NULL},
+                          diag);
     return err;
 }
 

@@ -3,12 +3,13 @@
 Every test whose operators are all in OPERATORS runs, with each choice of which inputs come at run time (all
 float ones, then each alone; the others are initialisers). A test passes if its first input may be at run time
 and every accepted choice gives the right outputs and the right gradient. It may be refused only for
-a reason in REFUSED. Nothing may be wrong.
+a reason in REFUSED, and differ only as DIFFERENT says.
 
 FORWARD: the expected outputs are float32 themselves and sums are ordered differently; ONNX's own bound (1e-3 of
 each element) would hide a wrong epsilon or a wrong padding count, so it is 1e-4 of the greatest.
 """
 import collections
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -48,17 +49,40 @@ OPERATORS = set("""
 # Their outputs are known at load, whatever their inputs are.
 KNOWN_AT_LOAD = {"Constant", "ConstantOfShape", "Range", "Shape", "Size"}
 
-# A batch is its samples, one after the other.
-BY_SAMPLE = {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
-             "GroupNormalization", "InstanceNormalization", "LpPool", "MaxPool", "Resize", "Upsample"}
+# With the tests of another release, rows may be left over.
+TABLES_ARE_EXACT = onnx.__version__.startswith("1.16.")
 
 TOOL = os.environ.get("PG_RUN_MODEL", str(pathlib.Path(cli.binary()).parent / "tests/run_model"))
-# Float inputs that have to be constant.
+# The float inputs (of the operator) that have to be constant in one test or more.
 CONSTANT = {
+    "BatchNormalization": [1, 2, 3, 4], "Clip": [1, 2], "Conv": [1], "ConvTranspose": [1],
+    "DequantizeLinear": [1], "Dropout": [1], "GroupNormalization": [1, 2],
+    "InstanceNormalization": [1, 2], "LayerNormalization": [1, 2], "Pad": [2], "Range": [0, 1, 2],
+    "Resize": [1, 2], "Upsample": [1],
 }
 
 # What may be refused: the tests, a part of the sentence, and why.
 REFUSED = [
+    (r"cast(like)?_.*FLOAT8.*|(de)?quantizelinear_e[45]m[23].*", "element type", "8-bit floats"),
+    (r"cast_.*_to_U?INT4|quantizelinear_u?int4", "element type", "rounding to 4 bits"),
+    (r"reduce_.*_empty_set.*", "", "reducing nothing"),
+    (r"constantofshape_int_shape_zero.*|reshape_allowzero_reordered.*|split_zero_size_splits.*|"
+     r"slice_start_out_of_bounds", "", "an empty result"),
+    (r"training_dropout.*|batchnorm_.*_training_mode", "training mode", "training"),
+    (r"(de)?quantizelinear_blocked.*", "number or list", "a scale per block"),
+    (r"maxpool_2d_uint8", "integers", "pooling integers"),
+    (r"convtranspose_3d", "3-D", "transposed convolution of volumes"),
+]
+
+# What knowingly differs from ONNX's data or reference, in the same form.
+DIFFERENT = [
+    (r"averagepool_3d_.*_count_include_pad_is_1_ceil_mode_is_True", "output y",
+     "an average over the overhang of the last window: as torch and ONNX Runtime, not as ONNX 1.16"),
+    (r"resize_downsample_scales_(linear|cubic)_align_corners.*", "output Y",
+     "align_corners by the whole length of the result: as torch and ONNX Runtime"),
+    (r"quantizelinear.*", "gradient by input 0", "the gradient goes straight through rounding"),
+    (r"pow_types_(float|int\d+_float32)", "gradient by input 1",
+     "an integer base would round the power; every value is a float here"),
 ]
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # thousands of small files
@@ -134,12 +158,11 @@ def gradient_error(slopes, gradient):
 @dataclasses.dataclass
 class Result:
     case: node_cases.Case
-    status: str = "refused"  # passed, refused, wrong
+    status: str = "refused"  # passed, refused, different
     reason: str = ""
     constant: tuple = ()     # float inputs that had to be initialisers
     own: str = ""            # why the engine's own outputs had to judge its gradient
-    first_only: bool = False # only its first output was looked at
-    by_sample: bool = False  # one sample of its batch at a time
+    first_only: bool = False  # only its first output was looked at
     judged: int = 0          # directions of the gradient that were compared
     skipped: int = 0         # directions with a kink
 
@@ -226,7 +249,7 @@ class Examination:
             except Refused as why:
                 reasons[tuple(choice)] = str(why)
             except Wrong as why:
-                result.status, result.reason = "wrong", f"{why} (at run time: {choice})"
+                result.status, result.reason = "different", f"{why} (at run time: {choice})"
                 return result
         if any(map(self.counts, accepted)):
             result.status = "passed"
@@ -237,25 +260,20 @@ class Examination:
 
 
 def examine(case):
-    """The result of the case; where the engine refuses, of its first output, or of its samples one by one."""
+    """The result of the case; where the engine refuses several outputs, of the first."""
     result = Examination(case).run()
     if result.status == "refused" and len(case.outputs) > 1:
         result = dataclasses.replace(Examination(node_cases.first_output(case)).run(), first_only=True)
-    if result.status == "refused" and "batch size" in result.reason and set(case.operators) <= BY_SAMPLE:
-        parts = [Examination(sample).run() for sample in node_cases.samples(case)]
-        worst = max(parts, key=lambda r: ["passed", "refused", "wrong"].index(r.status))
-        result = dataclasses.replace(worst, case=case, by_sample=True)
-        result.judged, result.skipped = sum(r.judged for r in parts), sum(r.skipped for r in parts)
     return result
 
 
 # ---- all cases ----
 
 
-def expected(result):
-    """The row of REFUSED that foresees this refusal, or None."""
+def foreseen(rows, result):
+    """The row that foresees this result, or None."""
     name = result.case.name.removeprefix("test_")
-    return next((row for row in REFUSED if re.fullmatch(row[0], name) and row[1] in result.reason), None)
+    return next((row for row in rows if re.fullmatch(row[0], name) and row[1] in result.reason), None)
 
 
 def names(results):
@@ -263,45 +281,44 @@ def names(results):
 
 
 def constants(results):
-    """{operator: its float inputs that are never taken at run time}, of the cases with a single node."""
+    """{operator: its float inputs that were not taken at run time}, of the cases with a single node."""
     found = collections.defaultdict(set)
     for r in results:
-        if r.status == "passed" and len(r.case.model.graph.node) == 1:
-            found[r.case.operators[0]].update(r.constant)
-    return {operator: inputs for operator, inputs in found.items() if inputs}
+        graph = r.case.model.graph
+        if r.status == "passed" and len(graph.node) == 1:
+            given = list(graph.node[0].input)
+            found[graph.node[0].op_type].update(given.index(graph.input[i].name) for i in r.constant)
+    return {operator: sorted(inputs) for operator, inputs in found.items() if inputs}
 
 
 def report(say, results, others):
     passed = [r for r in results if r.status == "passed"]
-    say(f"\n{len(passed)} of {len(results)} ONNX node tests pass ({others} others are of operators that are not "
-        f"on the list); gradients along {sum(r.judged for r in results)} directions, "
-        f"{sum(r.skipped for r in results)} more meet a kink")
-    for title, some in (("a sample at a time", [r for r in passed if r.by_sample]),
-                        ("without the outputs after the first", [r for r in passed if r.first_only]),
-                        ("gradient by the engine's own outputs", [r for r in passed if r.own])):
-        if some:
-            say(f"{len(some):5d} of them {title}: {names(some)}")
+    say(f"\n{len(passed)} of {len(results)} ONNX node tests pass, forward and backward ({others} others are of "
+        f"operators not on the list). Gradients were compared along {sum(r.judged for r in results)} "
+        f"directions; {sum(r.skipped for r in results)} more meet a kink.")
     groups = collections.defaultdict(list)
     for r in results:
-        if r.status == "refused":
-            row = expected(r)
-            groups[row[2] if row else f"NOT EXPECTED: {r.reason}"].append(r)
-    for why, some in sorted(groups.items(), key=lambda g: -len(g[1])):
-        say(f"{len(some):5d} refused, {why}: {names(some)}")
-    for r in results:
-        if r.status == "wrong":
-            say(f"WRONG {r.case.name}: {r.reason}")
+        if r.status != "passed":
+            row = foreseen(REFUSED if r.status == "refused" else DIFFERENT, r)
+            groups[f"{r.status}: {row[2]}" if row else f"{r.status}, NOT FORESEEN: {r.reason}"].append(r)
+    groups["pass, first output only"] = [r for r in passed if r.first_only]
+    groups["pass, gradient by differences of the engine's own outputs"] = [r for r in passed if r.own]
+    for title, some in groups.items():
+        say(f"{len(some):4d} {title}\n       {names(some)}")
 
 
 def test_onnx_node_tests(say):
     cases, others = node_cases.load_all(OPERATORS)
     if not cases:
         pytest.skip("libonnx-testdata is not installed")
-    results = [examine(case) for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(examine, cases))
     report(say, results, others)
-    assert not [r.case.name for r in results if r.status == "wrong"]
-    refused = [r for r in results if r.status == "refused"]
-    assert not [r.case.name for r in refused if not expected(r)]
-    rows = [expected(r) for r in refused]
-    assert not [row for row in REFUSED if row not in rows], "rows of REFUSED that nothing needs"
-    assert constants(results) == CONSTANT
+    for status, rows in (("refused", REFUSED), ("different", DIFFERENT)):
+        some = [r for r in results if r.status == status]
+        assert not [(r.case.name, r.reason) for r in some if not foreseen(rows, r)]
+        used = [foreseen(rows, r) for r in some]
+        if TABLES_ARE_EXACT:
+            assert not [row for row in rows if row not in used], "rows that nothing needs any more"
+    if TABLES_ARE_EXACT:
+        assert constants(results) == CONSTANT
