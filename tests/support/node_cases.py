@@ -204,7 +204,7 @@ def wrap(case, run_time):
     node("Gather", ["wrap_values", constant("wrap_zero", np.array([0]))], "wrap_first", axis=0)
     parts.append(node("Reshape", ["wrap_first", constant("wrap_one", np.array([1, 1]))], "wrap_last"))
     node("Concat", parts, "logits", axis=1)
-    width = max(1, min(start, WIDEST))
+    width = max(2, min(start, WIDEST))  # a picture of one pixel is none
     shape = (1, 1, max(1, -(-start // width)), width)
     classes = 1 + sum(y.size for y in case.outputs)
     graph = helper.make_graph(
