@@ -33,10 +33,7 @@ static int channel_axis(const pg_onnx_value *v) {
     bool type = is_floating(v->elem_type) || v->elem_type == ELEM_UINT8;
     if (!v->is_tensor || !type || v->rank != 4)
         return 0;
-    int axis = is_channels(v->dims[1]) ? 1 : is_channels(v->dims[3]) ? 3 : 0;
-    int height = axis == 1 ? 2 : 1;
-    bool single = v->dims[height] == 1 && v->dims[height + 1] == 1;
-    return single ? 0 : axis; /* one value per channel is a mean or a scale, not a picture */
+    return is_channels(v->dims[1]) ? 1 : is_channels(v->dims[3]) ? 3 : 0;
 }
 
 static void describe(const pg_importer *im, const pg_onnx_value *v, char *text, size_t size) {
@@ -249,12 +246,27 @@ static pg_err check_given(const pg_importer *im, pg_diag *diag) {
 
 /* ---- which is which ---- */
 
+/* With one value per channel it would rather be a mean or a scale. */
+static bool is_extended(const pg_onnx_value *v) {
+    bool open = v->dims[1] < 1 || v->dims[2] < 1 || v->dims[3] < 1;
+    return channel_axis(v) != 0 && (open || v->dims[1] > 3 || v->dims[2] > 3 || v->dims[3] > 3 ||
+                                    v->dims[1] * v->dims[2] * v->dims[3] > 3);
+}
+
+static bool any_extended(const pg_importer *im) {
+    for (int i = 0; i < im->model.n_inputs; i++)
+        if (im->bindings[im->input_values[i].name].kind != PG_CONSTANT &&
+            is_extended(&im->input_values[i]))
+            return true;
+    return false;
+}
+
 /* The named input, or the only one that looks like a picture. */
 static bool is_wanted(const pg_importer *im, const pg_onnx_value *v) {
     const char *wanted = im->job->options->input_name;
     if (wanted != NULL && wanted[0] != '\0')
         return strcmp(wanted, pg_import_name(im, v->name)) == 0;
-    return channel_axis(v) != 0;
+    return any_extended(im) ? is_extended(v) : channel_axis(v) != 0;
 }
 
 pg_err pg_import_inputs(pg_importer *im, pg_diag *diag) {

@@ -327,6 +327,21 @@ def test_two_pictures(tmp_path):
           model__input__name="frame", model__inputs={"other": str(tmp_path / "other.npy")})
 
 
+def test_a_mean_is_no_picture(tmp_path):
+    """Keras puts its normalisation's mean [1,1,1,3] beside the picture [1,H,W,3]."""
+    model = onnx.load(str(channels_last(export(Net(pooled), tmp_path / "m.onnx"), tmp_path / "t.onnx")))
+    g = model.graph
+    g.node[0].input[0] = "centred"
+    g.node.insert(0, helper.make_node("Sub", ["nhwc", "mean"], ["centred"]))
+    g.input.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, 1, 1, 3]))
+    onnx.save(model, str(tmp_path / "mean.onnx"))
+    out = cli.run("inspect", "--model", tmp_path / "mean.onnx", check=False)
+    assert out.returncode == 2 and "besides the picture the model has the input mean [1,1,1,3]" in out.stderr
+    net, mean = Net(pooled).double(), torch.tensor([.1, -.2, .3]).double()[None, :, None, None]
+    check(tmp_path / "mean.onnx", picture(), lambda v: net(v - mean)[0, 1], lambda v: net(v - mean), target=1,
+          model__inputs={"mean": [.1, -.2, .3]})
+
+
 def channels_last(path, out, elem=TensorProto.FLOAT):
     """The same network with an input [1,H,W,3], as tf2onnx writes it: a Transpose at the edge."""
     model = onnx.load(str(path))
