@@ -159,7 +159,7 @@ class Reference:
 
     def forward(self, x):
         self.layers = []
-        self.x = torch.as_tensor(np.asarray(x), dtype=torch.float64).reshape(1, *np.shape(x)[-3:])
+        self.x = torch.as_tensor(np.asarray(x), dtype=torch.float64).reshape(-1, *np.shape(x)[-3:])
         self.x.requires_grad_(True)
         y = self.net(self.x)
         self.y = y[0] if isinstance(y, tuple) else y
@@ -253,10 +253,11 @@ class Statistics:
     @staticmethod
     def measure(ref, inputs, labels):
         rows = []
-        for x in inputs:
-            ref.forward(x)
-            rows.append(ref.gaps())
-        return Statistics([np.stack(r) for r in zip(*rows)], labels)
+        with torch.no_grad():
+            for i in range(0, len(inputs), 4):  # four at once are faster than one, and few enough for memory
+                ref.forward(np.stack(inputs[i:i + 4]))
+                rows.append([layer.gap().numpy() for layer in ref.layers])
+        return Statistics([np.concatenate(r) for r in zip(*rows)], labels)
 
     def alive(self, i):
         g = self.gaps[i]

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 SEED = 20230117
 PICTURE = 5  # the picture that the comparisons are made on
-NEAR = 3e-5  # nearer to a kink than this, in spreads, float32 may be on its wrong side
+NEAR = 3e-4  # nearer to a kink than this, in spreads, float32 may be on its wrong side: deep networks amplify
+TIE = 3e-5   # the same for the two greatest values of a window; pools lie early
 PASSES = 40
 
 
@@ -199,7 +200,7 @@ class _KinkClearer(TorchFunctionMode):
         tied = torch.zeros(v.shape[1], dtype=torch.bool)
         for dy, dx in itertools.product(range(k), range(k)):
             gap = first - wide[:, :, dy:dy + s * h:s, dx:dx + s * w:s][:, :, :h, :w]
-            tied |= ((first > 0) & (gap > 0) & (gap < NEAR * v.std())).flatten(2).any(2)[0]
+            tied |= ((first > 0) & (gap > 0) & (gap < TIE * v.std())).flatten(2).any(2)[0]
         self.changes += int(tied.sum())
         start = 0
         for conv in self.made[id(v)]:
@@ -212,15 +213,18 @@ class _KinkClearer(TorchFunctionMode):
 
 def _gap_shift(v, kinks):
     """Per channel of v [1,C,...] the shift, at most a tenth of the spread, that moves the kinks into the
-    middle of the widest gap between the values; 0 where they are far enough from all values already."""
+    middle of the widest gap between the values; 0 where they are far enough from all values, or where that would
+    not take them twice as far away as they are (a picture with very many values has no wide gaps)."""
     rows = v.reshape(v.shape[1], -1)
     spread = rows.std() if rows.shape[1] == 1 else rows.std(1)
     reach = (.1 * spread).expand(len(rows)).clamp(min=1e-3)[:, None]
     near = torch.cat([rows - k for k in kinks], 1)
-    bad = near.abs().min(1)[0] < 10 * NEAR * reach[:, 0]
+    margin = near.abs().min(1)[0]
+    bad = margin < 10 * NEAR * reach[:, 0]
     near, reach = near[bad], reach[bad]
     near = torch.cat([torch.minimum(torch.maximum(near, -reach), reach), -reach, reach], 1).sort(1)[0]
     gap, i = (near[:, 1:] - near[:, :-1]).max(1, keepdim=True)
-    shift = torch.zeros_like(rows[:, 0])
-    shift[bad] = -(near.gather(1, i) + gap / 2)[:, 0]
-    return shift
+    shift = -(near.gather(1, i) + gap / 2)[:, 0]
+    out = torch.zeros_like(margin)
+    out[bad] = torch.where(gap[:, 0] / 2 > 2 * margin[bad], shift, 0)
+    return out

@@ -58,9 +58,7 @@ def build(name, size=224, classes=1000):
     else:
         make_healthy(net, size)
         _replace(saved, lambda f: torch.save(net.state_dict(), f))
-    net.eval()
-    for p in net.parameters():
-        p.requires_grad_(False)
+    net.eval().requires_grad_(False)
     _built.clear()  # one network at a time: VGG16 alone is half a gigabyte
     _built[key] = net
     return net
@@ -101,13 +99,14 @@ def export(name, size=224, classes=1000, opset=13, folding=True, dynamic=False, 
     options = {}
     if int(torch.__version__.split(".")[0]) >= 2 and "dynamo" in torch.onnx.export.__code__.co_varnames:
         options["dynamo"] = False
+    net.requires_grad_(True)  # else torch traces attention as one operator that it cannot export
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _replace(path, lambda f: torch.onnx.export(
             net, sample, str(f), opset_version=opset, do_constant_folding=folding,
             input_names=["input"], output_names=["logits"], dynamic_axes=axes, training=training,
             **options))
-    net.eval()
+    net.eval().requires_grad_(False)
     return path
 
 
