@@ -216,3 +216,8 @@ pg_err pg_conv_transpose_geometry_read(const pg_op_def *def, pg_conv_geometry *o
     out->out_c = w->dims[0];
     return PG_OK;
 }
+
+uint64_t pg_conv_flops(const pg_conv_geometry *g) {
+    return 2 * (uint64_t)(g->out_h * g->out_w) * (uint64_t)g->out_c *
+           (uint64_t)(g->in_c / g->groups * g->k_h * g->k_w);
+}

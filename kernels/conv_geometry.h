@@ -17,4 +17,7 @@ pg_err pg_conv_geometry_read(const pg_op_def *def, pg_conv_geometry *out, pg_sha
 pg_err pg_conv_transpose_geometry_read(const pg_op_def *def, pg_conv_geometry *out, pg_shape *dst,
                                        pg_diag *diag);
 
+/* Multiplications and additions of one call, in either direction. */
+uint64_t pg_conv_flops(const pg_conv_geometry *geometry);
+
 #endif

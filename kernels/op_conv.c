@@ -86,8 +86,7 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     conv->bias = def->n_inputs == 3 ? def->inputs[2].constant : NULL;
     conv->op.dst[0].shape = dst;
     conv->op.layouts = PG_LAYOUTS_CHANNELS_LAST;
-    conv->op.flops = 2 * (uint64_t)(g.out_h * g.out_w) * (uint64_t)g.out_c *
-                     (uint64_t)(g.in_c / g.groups * g.k_h * g.k_w);
+    conv->op.flops = pg_conv_flops(&g);
     return PG_OK;
 }
 

@@ -44,8 +44,7 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     t->bias = def->n_inputs == 3 ? def->inputs[2].constant : NULL;
     t->op.dst[0].shape = dst;
     t->op.layouts = PG_LAYOUTS_CHANNELS_LAST;
-    t->op.flops = 2 * (uint64_t)(g.out_h * g.out_w) * (uint64_t)g.out_c *
-                  (uint64_t)(g.in_c / g.groups * g.k_h * g.k_w);
+    t->op.flops = pg_conv_flops(&g);
     return PG_OK;
 }
 

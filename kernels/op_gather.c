@@ -18,9 +18,13 @@ static pg_err read_indices(const pg_op_def *def, const pg_const **out, pg_diag *
     return PG_OK;
 }
 
-static pg_err read_axis(const pg_op_def *def, int *axis, pg_diag *diag) {
+/* The same, and the axis they are for. */
+static pg_err read_along(const pg_op_def *def, const pg_const **indices, int *axis,
+                         pg_diag *diag) {
     int64_t given;
-    pg_err err = pg_def_int(def, "axis", 0, &given, diag);
+    pg_err err = read_indices(def, indices, diag);
+    if (!err)
+        err = pg_def_int(def, "axis", 0, &given, diag);
     return err ? err : pg_node_axis(def, given, def->inputs[0].shape.rank, axis, diag);
 }
 
@@ -39,9 +43,7 @@ static pg_err read_index(const pg_op_def *def, int64_t index, int64_t dim, int64
 static pg_err create_gather(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     const pg_const *indices = NULL;
     int axis = 0;
-    pg_err err = read_indices(def, &indices, diag);
-    if (!err)
-        err = read_axis(def, &axis, diag);
+    pg_err err = read_along(def, &indices, &axis, diag);
     if (err)
         return err;
     const pg_shape *src = &def->inputs[0].shape;
@@ -96,9 +98,7 @@ static pg_err fill_elements(const pg_op_def *def, const pg_const *indices, int a
 static pg_err create_gather_elements(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     const pg_const *indices = NULL;
     int axis = 0;
-    pg_err err = read_indices(def, &indices, diag);
-    if (!err)
-        err = read_axis(def, &axis, diag);
+    pg_err err = read_along(def, &indices, &axis, diag);
     if (err)
         return err;
     const pg_shape *src = &def->inputs[0].shape, *dst = &indices->shape;
