@@ -66,6 +66,11 @@ static bool is_broken(const pg_conv_geometry *g, const_dnnl_primitive_desc_t pd)
     return strncmp(impl_of(pd), "brg", 3) == 0 && g->in_w < reach + g->dnnl.strides[1];
 }
 
+static void skip_broken(const pg_conv_geometry *g, dnnl_primitive_desc_t *pd) {
+    while (is_broken(g, *pd) && pg_dnnl_next(pd))
+        continue;
+}
+
 /* Describes the path with `tag` for input and output. A backward description wants the forward one
  * as a hint. */
 static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t tag,
@@ -80,16 +85,18 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
         pg_dnnl_attr(spec->backward ? PG_ACT_NONE : spec->act, spec->lo, spec->hi, &attr);
     if (!status && !spec->backward)
         status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
+    if (!status && !spec->backward)
+        skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
         dnnl_primitive_desc_t hint = NULL;
         status = pg_dnnl_conv_forward(conv, m.src, m.weights, NULL, m.dst, attr, &hint);
         if (!status)
             status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
+        if (!status) /* while the hint lives: the library asks it again */
+            skip_broken(spec->geometry, out);
         if (hint)
             dnnl_primitive_desc_destroy(hint);
     }
-    while (!status && is_broken(spec->geometry, *out) && pg_dnnl_next(out))
-        continue;
     if (attr)
         dnnl_primitive_attr_destroy(attr);
     free_mds(&m);
