@@ -117,7 +117,7 @@ Test(conv, forward_and_backward_match_plain_loops) {
 
 Test(conv, any_geometry_matches_plain_loops) {
     uint64_t state = 11;
-    for (int i = 0; i < 150; i++) {
+    for (int i = 0; i < 1000; i++) {
         conv_case k = conv_any(&state);
         fixture f;
         begin(&f, &k, i % 2);
