@@ -1,4 +1,4 @@
-/* Speed figures: forward and backward of the bare network, then each method end to end. Times are
+/* Speed figures: forward and backward of the bare network, and each method end to end. Times are
  * medians over interleaved runs after a warm-up, because the first runs page memory in and
  * frequencies settle; the spread (10th to 90th percentile) says how much to believe. */
 #include <inttypes.h>
@@ -16,7 +16,7 @@
 #include "pipeline/explainer.h"
 #include "pipeline/session.h"
 
-enum { METHODS_MAX = 32 };
+enum { METHODS_MAX = 32, FIRST_METHOD = 2 };
 
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
@@ -25,6 +25,7 @@ static const pg_cli_option options[] = {
     {"--runs", "N", NULL, "runs that count [20]"},
     {"--warm-up", "N", NULL, "runs before that [3]"},
     {"--layers", NULL, NULL, "also the time of each operator"},
+    {"--full", NULL, NULL, "also parchgrad without engine.kept_channels"},
     {0},
 };
 
@@ -34,20 +35,28 @@ typedef struct pg_series {
     double *ms; /* [runs], sorted by summarise */
     int count;
     double median, p10, p90, least;
+    const char *method;    /* NULL: the bare network */
+    pg_pipeline *pipeline; /* borrowed */
 } pg_series;
+
+/* What runs methods. */
+typedef struct pg_runner {
+    pg_explain_options explain;
+    pg_explainer *explainer;
+    pg_pipeline *pipeline;
+} pg_runner;
 
 typedef struct pg_bench {
     const pg_config *config;
-    pg_explain_options explain; /* the configuration's, or with random channels */
     bool random_channels;
     int runs, warm_up, n_series, threads;
     uint64_t done, total;
-    pg_series series[METHODS_MAX + 2]; /* forward, backward, methods */
+    pg_series series[METHODS_MAX + FIRST_METHOD + 1]; /* forward, backward, methods */
     pg_model *model;
     pg_session *session;
-    pg_explainer *explainer;
-    pg_pipeline *pipeline;
-    float *input;
+    pg_runner configured; /* the configuration's, or with random channels */
+    pg_runner full;       /* the same without engine.kept_channels */
+    float *input, *seed;
     pg_frame frame;
     pg_progress progress;
 } pg_bench;
@@ -65,9 +74,10 @@ static void summarise(pg_series *s) {
     s->least = s->ms[0];
 }
 
-static pg_err add_series(pg_bench *b, const char *name, pg_diag *diag) {
+static pg_err add_series(pg_bench *b, const char *name, const char *method, pg_diag *diag) {
     pg_series *s = &b->series[b->n_series];
-    *s = (pg_series){.name = name, .ms = pg_calloc((size_t)b->runs, sizeof(double))};
+    *s = (pg_series){
+        .name = name, .method = method, .ms = pg_calloc((size_t)b->runs, sizeof(double))};
     if (s->ms == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
     b->n_series++;
@@ -93,22 +103,8 @@ static void fill(float *values, int64_t count) {
 
 /* ---- the bare network ---- */
 
-static pg_err network_run(pg_bench *b, float *seed, int run, pg_diag *diag) {
-    uint64_t begin = pg_clock_monotonic();
-    pg_err err = pg_session_forward(b->session, diag);
-    uint64_t middle = pg_clock_monotonic();
-    if (err == PG_OK)
-        err = pg_session_backward(b->session, seed, NULL, diag);
-    uint64_t end = pg_clock_monotonic();
-    if (err == PG_OK)
-        err = note(b, &b->series[0], run, middle - begin, diag);
-    if (err == PG_OK)
-        err = note(b, &b->series[1], run, end - middle, diag);
-    return err;
-}
-
-static pg_err bench_network(pg_bench *b, bool layers, pg_diag *diag) {
-    pg_err err = pg_explainer_open_model(&b->explain, NULL, &b->model, diag);
+static pg_err open_network(pg_bench *b, pg_diag *diag) {
+    pg_err err = pg_explainer_open_model(&b->configured.explain, NULL, &b->model, diag);
     if (err == PG_OK)
         err = pg_model_prepare(b->model, NULL, true, diag);
     if (err == PG_OK)
@@ -118,31 +114,62 @@ static pg_err bench_network(pg_bench *b, bool layers, pg_diag *diag) {
     const pg_model_info *info = pg_model_get_info(b->model);
     pg_layout layout;
     fill(pg_session_input(b->session, &layout), pg_shape_count(&info->input));
-    float *seed = pg_calloc((size_t)pg_shape_count(&info->output.shape), sizeof *seed);
-    if (seed == NULL)
+    b->seed = pg_calloc((size_t)pg_shape_count(&info->output.shape), sizeof *b->seed);
+    if (b->seed == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
-    seed[0] = 1;
-    for (int run = 0; err == PG_OK && run < b->warm_up + b->runs; run++)
-        err = network_run(b, seed, run, diag);
-    /* timing each operator costs time itself: in runs of its own */
-    if (layers && err == PG_OK)
-        pg_session_profile(b->session, pg_clock_monotonic);
-    for (int run = 0; layers && err == PG_OK && run < b->runs; run++) {
+    b->seed[0] = 1;
+    return PG_OK;
+}
+
+static pg_err run_network(pg_bench *b, int run, pg_diag *diag) {
+    uint64_t begin = pg_clock_monotonic();
+    pg_err err = pg_session_forward(b->session, diag);
+    uint64_t middle = pg_clock_monotonic();
+    if (err == PG_OK)
+        err = pg_session_backward(b->session, b->seed, NULL, diag);
+    uint64_t end = pg_clock_monotonic();
+    if (err == PG_OK)
+        err = note(b, &b->series[0], run, middle - begin, diag);
+    if (err == PG_OK)
+        err = note(b, &b->series[1], run, end - middle, diag);
+    return err;
+}
+
+/* Timing each operator costs time itself: in runs of its own. */
+static pg_err profile_layers(pg_bench *b, pg_diag *diag) {
+    pg_session_profile(b->session, pg_clock_monotonic);
+    pg_err err = PG_OK;
+    for (int run = 0; err == PG_OK && run < b->runs; run++) {
         err = pg_session_forward(b->session, diag);
         if (err == PG_OK)
-            err = pg_session_backward(b->session, seed, NULL, diag);
+            err = pg_session_backward(b->session, b->seed, NULL, diag);
     }
-    pg_free(seed);
     return err;
 }
 
 /* ---- each method, from the network's input to the map ---- */
 
-static pg_err bench_methods(pg_bench *b, pg_diag *diag) {
-    pg_err err =
-        pg_cli_locate(b->config, pg_explainer_create(&b->explain, &b->explainer, diag), diag);
+static pg_err open_runner(pg_bench *b, pg_runner *runner, pg_diag *diag) {
+    pg_err err = pg_cli_locate(
+        b->config, pg_explainer_create(&runner->explain, &runner->explainer, diag), diag);
     if (err == PG_OK)
-        err = pg_pipeline_create(b->explainer, pg_clock_monotonic, &b->pipeline, diag);
+        err = pg_pipeline_create(runner->explainer, pg_clock_monotonic, &runner->pipeline, diag);
+    return err;
+}
+
+static void close_runner(pg_runner *runner) {
+    pg_pipeline_destroy(&runner->pipeline);
+    pg_explainer_destroy(&runner->explainer);
+}
+
+static pg_err open_methods(pg_bench *b, bool full, pg_diag *diag) {
+    pg_err err = open_runner(b, &b->configured, diag);
+    if (err == PG_OK && full)
+        err = open_runner(b, &b->full, diag);
+    for (int m = FIRST_METHOD; m < b->n_series; m++)
+        b->series[m].pipeline = b->configured.pipeline;
+    if (full)
+        b->series[b->n_series - 1].pipeline = b->full.pipeline;
     if (err != PG_OK)
         return err;
     const pg_shape *shape = &pg_model_get_info(b->model)->input;
@@ -157,20 +184,27 @@ static pg_err bench_methods(pg_bench *b, pg_diag *diag) {
                           .target_class = -1,
                           .label = -1,
                           .pixels = {(const uint8_t *)b->input, (size_t)count * sizeof(float)}};
-    for (int run = 0; run < b->warm_up + b->runs; run++) {
-        for (int m = 2; m < b->n_series; m++) {
-            pg_explanation result;
-            uint64_t begin = pg_clock_monotonic();
-            pg_drop drop =
-                pg_pipeline_run(b->pipeline, &b->frame, b->series[m].name, NULL, &result, diag);
-            if (drop != PG_DROP_NONE)
-                return pg_fail_in(diag, PG_EFAIL, "method %s", b->series[m].name);
-            err = note(b, &b->series[m], run, pg_clock_monotonic() - begin, diag);
-            if (err != PG_OK)
-                return err;
-        }
-    }
     return PG_OK;
+}
+
+static pg_err run_method(pg_bench *b, pg_series *s, int run, pg_diag *diag) {
+    pg_explanation result;
+    uint64_t begin = pg_clock_monotonic();
+    if (pg_pipeline_run(s->pipeline, &b->frame, s->method, NULL, &result, diag) != PG_DROP_NONE)
+        return pg_fail_in(diag, PG_EFAIL, "method %s", s->method);
+    return note(b, s, run, pg_clock_monotonic() - begin, diag);
+}
+
+static pg_err measure(pg_bench *b, bool layers, bool full, pg_diag *diag) {
+    pg_err err = open_network(b, diag);
+    if (err == PG_OK)
+        err = open_methods(b, full, diag);
+    for (int run = 0; err == PG_OK && run < b->warm_up + b->runs; run++) {
+        err = run_network(b, run, diag);
+        for (int m = FIRST_METHOD; err == PG_OK && m < b->n_series; m++)
+            err = run_method(b, &b->series[m], run, diag);
+    }
+    return err == PG_OK && layers ? profile_layers(b, diag) : err;
 }
 
 /* ---- results ---- */
@@ -190,7 +224,7 @@ static void print_text(const pg_bench *b, bool layers) {
     for (int i = 0; i < b->n_series; i++) {
         const pg_series *s = &b->series[i];
         printf("%-20s %11.3f   %.3f .. %.3f", s->name, s->median, s->p10, s->p90);
-        if (i < 2)
+        if (i < FIRST_METHOD)
             printf("   %.1f GFLOP/s", (double)info->flops * 1e-6 / s->median);
         putchar('\n');
     }
@@ -230,10 +264,10 @@ static pg_err print_json(const pg_bench *b, bool layers, pg_diag *diag) {
     pg_json_int(&json, "runs", b->runs);
     pg_json_int(&json, "warm_up", b->warm_up);
     pg_json_bool(&json, "random_channels", b->random_channels);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < FIRST_METHOD; i++)
         json_series(&json, &b->series[i], (double)info->flops);
     pg_json_open(&json, "methods", '{');
-    for (int i = 2; i < b->n_series; i++)
+    for (int i = FIRST_METHOD; i < b->n_series; i++)
         json_series(&json, &b->series[i], 0);
     pg_json_close(&json, '}');
     if (layers)
@@ -258,7 +292,7 @@ static pg_err print_json(const pg_bench *b, bool layers, pg_diag *diag) {
 
 /* ---- the whole ---- */
 
-static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
+static pg_err plan(pg_bench *b, const pg_cli *cli, bool full, pg_diag *diag) {
     pg_err err = pg_cli_number(cli, "--runs", 1, 100000, 20, &b->runs, diag);
     if (err == PG_OK)
         err = pg_cli_number(cli, "--warm-up", 0, 100000, 3, &b->warm_up, diag);
@@ -266,19 +300,22 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
         err = pg_cli_config(cli, &b->config, diag);
     if (err != PG_OK)
         return err;
-    b->explain = b->config->explain;
-    bool needs_stats =
-        b->explain.prune.select == PG_SELECT_CLASS || b->explain.prune.select == PG_SELECT_INSTANCE;
-    if (needs_stats && b->explain.prune.stats_path[0] == '\0') {
-        b->explain.prune.select = PG_SELECT_RANDOM;
+    pg_explain_options *explain = &b->configured.explain;
+    *explain = b->config->explain;
+    if (pg_select_wants_gap(explain->prune.select) && explain->prune.stats_path[0] == '\0') {
+        explain->prune.select = PG_SELECT_RANDOM;
         b->random_channels = true;
     }
-    err = add_series(b, "forward", diag);
+    b->full.explain = *explain;
+    b->full.explain.kept_channels = false;
+    err = add_series(b, "forward", NULL, diag);
     if (err == PG_OK)
-        err = add_series(b, "backward", diag);
+        err = add_series(b, "backward", NULL, diag);
     for (int i = 0; err == PG_OK && i < METHODS_MAX && pg_saliency_at(i) != NULL; i++)
-        err = add_series(b, pg_saliency_at(i)->name, diag);
-    b->threads = pg_threads_set(b->explain.threads);
+        err = add_series(b, pg_saliency_at(i)->name, pg_saliency_at(i)->name, diag);
+    if (err == PG_OK && full)
+        err = add_series(b, "parchgrad, full", "parchgrad", diag);
+    b->threads = pg_threads_set(explain->threads);
     b->total = (uint64_t)(b->runs + b->warm_up) * (uint64_t)b->n_series;
     return err;
 }
@@ -287,12 +324,11 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
     pg_bench b = {0};
     bool layers = pg_cli_value(cli, "--layers") != NULL;
     pg_cli_catch_stop();
-    pg_err err = plan(&b, cli, diag);
+    bool full = pg_cli_value(cli, "--full") != NULL;
+    pg_err err = plan(&b, cli, full, diag);
     pg_progress_start(&b.progress, "measuring");
     if (err == PG_OK)
-        err = bench_network(&b, layers, diag);
-    if (err == PG_OK)
-        err = bench_methods(&b, diag);
+        err = measure(&b, layers, full, diag);
     pg_progress_end(&b.progress);
     for (int i = 0; err == PG_OK && i < b.n_series; i++)
         summarise(&b.series[i]);
@@ -300,11 +336,12 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
         err = print_json(&b, layers, diag);
     else if (err == PG_OK)
         print_text(&b, layers);
-    pg_pipeline_destroy(&b.pipeline);
-    pg_explainer_destroy(&b.explainer);
+    close_runner(&b.full);
+    close_runner(&b.configured);
     pg_session_destroy(&b.session);
     pg_model_destroy(&b.model);
     pg_free(b.input);
+    pg_free(b.seed);
     for (int i = 0; i < b.n_series; i++)
         pg_free(b.series[i].ms);
     pg_config_destroy(&b.config);

@@ -111,6 +111,45 @@ void pg_channel_group_sums(int64_t positions, int64_t channels, const float *g,
                          s_low);
 }
 
+/* A range of 64 kB and what is made of it stay in the second-level cache from the first loop to the
+ * second. */
+void pg_channel_act_group_sums(int64_t positions, int64_t channels, const float *d_dst,
+                               const float *dst, pg_act_range act, const double *w_high,
+                               const double *w_low, float *out, double *s_high, double *s_low) {
+    int64_t step = rows_per_range(channels);
+#pragma omp parallel for schedule(static) if (positions > step)
+    for (int64_t p = 0; p < positions; p += step) {
+        int64_t last = smaller(p + step, positions);
+        act_backward_range(p * channels, last * channels, d_dst, dst, act.lo, act.hi, out);
+        group_sums_range(p, last, channels, out, w_high, w_low, s_high, s_low);
+    }
+}
+
+/* ---- kept channels ---- */
+
+PG_CLONES static void gather_range(int64_t first, int64_t last, int64_t channels, const float *x,
+                                   const int32_t *index, int64_t kept, int64_t width, float scale,
+                                   float *out) {
+    for (int64_t p = first; p < last; p++) {
+        const float *row = x + p * channels;
+        float *o = out + p * width;
+        for (int64_t k = 0; k < kept; k++)
+            o[k] = scale * row[index[k]];
+        for (int64_t k = kept; k < width; k++)
+            o[k] = 0.0f;
+    }
+}
+
+void pg_channel_gather(int64_t positions, int64_t channels, const float *x, const int32_t *index,
+                       int64_t kept, int64_t width, float scale, float *out) {
+    int64_t step = rows_per_range(channels);
+#pragma omp parallel for schedule(static) if (positions > step)
+    for (int64_t p = 0; p < positions; p += step)
+        gather_range(p, smaller(p + step, positions), channels, x, index, kept, width, scale, out);
+}
+
+/* ---- moments ---- */
+
 void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
                         pg_group_moments *out) {
     double sum_high = 0, sum_low = 0, square_high = 0, square_low = 0, product = 0;

@@ -52,6 +52,25 @@ static bool make_mds(const pg_conv_path_spec *spec, dnnl_format_tag_t tag, mds *
     return false;
 }
 
+static const char *impl_of(const_dnnl_primitive_desc_t pd) {
+    const char *name = NULL;
+    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name) || name == NULL)
+        return "unknown";
+    return name;
+}
+
+/* oneDNN 3.7.2's brgemm convolutions compute NaN or crash where the input is narrower than a kernel
+ * and one stride (found by tests/kernel/test_conv.c; e.g. 4x1 and 3 columns with stride 3). */
+static bool is_broken(const pg_conv_geometry *g, const_dnnl_primitive_desc_t pd) {
+    int64_t reach = (g->k_w - 1) * (g->dnnl.dilates[1] + 1) + 1;
+    return strncmp(impl_of(pd), "brg", 3) == 0 && g->in_w < reach + g->dnnl.strides[1];
+}
+
+static void skip_broken(const pg_conv_geometry *g, dnnl_primitive_desc_t *pd) {
+    while (is_broken(g, *pd) && pg_dnnl_next(pd))
+        continue;
+}
+
 /* Describes the path with `tag` for input and output. A backward description wants the forward one
  * as a hint. */
 static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t tag,
@@ -66,11 +85,15 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
         pg_dnnl_attr(spec->backward ? PG_ACT_NONE : spec->act, spec->lo, spec->hi, &attr);
     if (!status && !spec->backward)
         status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
+    if (!status && !spec->backward)
+        skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
         dnnl_primitive_desc_t hint = NULL;
         status = pg_dnnl_conv_forward(conv, m.src, m.weights, NULL, m.dst, attr, &hint);
         if (!status)
             status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
+        if (!status) /* while the hint lives: the library asks it again */
+            skip_broken(spec->geometry, out);
         if (hint)
             dnnl_primitive_desc_destroy(hint);
     }
@@ -78,13 +101,6 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
         dnnl_primitive_attr_destroy(attr);
     free_mds(&m);
     return status;
-}
-
-static const char *impl_of(const_dnnl_primitive_desc_t pd) {
-    const char *name = NULL;
-    if (dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name) || name == NULL)
-        return "unknown";
-    return name;
 }
 
 static bool is_slow(const_dnnl_primitive_desc_t pd) { return strstr(impl_of(pd), "ref") != NULL; }
@@ -149,21 +165,29 @@ static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md,
     return status;
 }
 
+/* The way from plain weights to packed ones stays with paths whose weights come later. */
 static dnnl_status_t pack_weights(const pg_conv_path_spec *spec, pg_conv_path *path) {
-    pg_md plain = weights_md(spec->geometry, true);
-    path->weight_bytes = dnnl_memory_desc_get_size(path->weights_md);
-    path->weights = pg_malloc(path->weight_bytes);
-    dnnl_primitive_t reorder = NULL;
-    dnnl_status_t status = plain && path->weights ? dnnl_success : dnnl_out_of_memory;
-    if (!status)
-        status = make_reorder(plain, path->weights_md, &reorder);
-    if (!status)
-        status = reorder_once(reorder, plain, spec->weights, path->weights_md, path->weights);
-    if (reorder)
-        dnnl_primitive_destroy(reorder);
-    pg_md_free(&plain);
-    if (status || !spec->bias || spec->backward)
+    path->packed_bytes = dnnl_memory_desc_get_size(path->weights_md);
+    path->plain_md = weights_md(spec->geometry, true);
+    if (!path->plain_md)
+        return dnnl_out_of_memory;
+    dnnl_status_t status = make_reorder(path->plain_md, path->weights_md, &path->pack);
+    if (status || !spec->weights)
         return status;
+    path->weight_bytes = path->packed_bytes;
+    path->weights = pg_malloc(path->packed_bytes);
+    if (!path->weights)
+        return dnnl_out_of_memory;
+    status =
+        reorder_once(path->pack, path->plain_md, spec->weights, path->weights_md, path->weights);
+    dnnl_primitive_destroy(path->pack);
+    path->pack = NULL;
+    return status;
+}
+
+static dnnl_status_t copy_bias(const pg_conv_path_spec *spec, pg_conv_path *path) {
+    if (!spec->bias || spec->backward)
+        return dnnl_success;
     size_t bytes = (size_t)spec->geometry->out_c * sizeof(float);
     path->bias = pg_malloc(bytes);
     path->bias_md = pg_md_create(1, &spec->geometry->out_c, dnnl_a);
@@ -224,6 +248,8 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_d
     if (!status)
         status = pack_weights(spec, path);
     if (!status)
+        status = copy_bias(spec, path);
+    if (!status)
         snprintf(path->impl, sizeof path->impl, "%s%s", impl_of(pd),
                  path->in_bytes || path->out_bytes ? "+reorder" : "");
     if (pd)
@@ -234,13 +260,15 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_d
 }
 
 void pg_conv_path_free(pg_conv_path *path) {
-    dnnl_primitive_t *primitives[] = {&path->primitive, &path->reorder_in, &path->reorder_out};
-    for (int i = 0; i < 3; i++)
+    dnnl_primitive_t *primitives[] = {&path->primitive, &path->reorder_in, &path->reorder_out,
+                                      &path->pack};
+    for (int i = 0; i < 4; i++)
         if (*primitives[i])
             dnnl_primitive_destroy(*primitives[i]);
-    pg_md *descriptors[] = {&path->our_in,     &path->our_out, &path->in,           &path->out,
-                            &path->weights_md, &path->bias_md, &path->scratchpad_md};
-    for (int i = 0; i < 7; i++)
+    pg_md *descriptors[] = {&path->our_in,  &path->our_out,      &path->in,
+                            &path->out,     &path->plain_md,     &path->weights_md,
+                            &path->bias_md, &path->scratchpad_md};
+    for (int i = 0; i < 8; i++)
         pg_md_free(descriptors[i]);
     pg_free(path->weights);
     pg_free(path->bias);
@@ -264,6 +292,7 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
     } list[] = {
         {true, path->our_in, (void *)in, &run->our_in},
         {true, path->our_out, out, &run->our_out},
+        {path->pack, path->plain_md, NULL, &run->plain},
         {true, path->weights_md, path->weights, &run->weights},
         {path->bias, path->bias_md, path->bias, &run->bias},
         {path->in_bytes, path->in, scratch, &run->in},
@@ -301,9 +330,9 @@ pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, v
 }
 
 void pg_conv_run_free(pg_conv_run *run) {
-    dnnl_memory_t *memories[] = {&run->our_in,  &run->our_out, &run->in,        &run->out,
-                                 &run->weights, &run->bias,    &run->scratchpad};
-    for (int i = 0; i < 7; i++)
+    dnnl_memory_t *memories[] = {&run->our_in, &run->our_out, &run->in,   &run->out,
+                                 &run->plain,  &run->weights, &run->bias, &run->scratchpad};
+    for (int i = 0; i < 8; i++)
         if (*memories[i])
             dnnl_memory_destroy(*memories[i]);
     if (run->stream)
@@ -315,6 +344,29 @@ static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, d
                              dnnl_memory_t to) {
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
     return dnnl_primitive_execute(primitive, stream, 2, args);
+}
+
+/* Pointing a memory somewhere makes the library clear the padding there: only when it changes. */
+static dnnl_status_t point(dnnl_memory_t memory, const float *data) {
+    void *now = NULL;
+    dnnl_status_t status = dnnl_memory_get_data_handle(memory, &now);
+    return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
+}
+
+pg_err pg_conv_run_use(pg_conv_run *run, float *packed) {
+    return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
+}
+
+pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
+                        float *packed) {
+    dnnl_status_t status = point(run->plain, plain);
+    if (!status)
+        status = point(run->weights, packed);
+    if (!status)
+        status = reorder(path->pack, run->stream, run->plain, run->weights);
+    if (!status)
+        status = dnnl_stream_wait(run->stream);
+    return pg_dnnl_check(status, "convolution", NULL);
 }
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {

@@ -17,23 +17,25 @@ typedef struct pg_conv_geometry {
 
 enum { PG_CONV_IMPL_MAX = 80 };
 
-/* Zero-initialise. Private but for the three numbers and the name. */
+/* Zero-initialise. Private but for the numbers and the name. */
 typedef struct pg_conv_path {
     size_t scratch_bytes; /* a run needs */
     size_t weight_bytes;
+    size_t packed_bytes;         /* of the weights as the library wants them */
     char impl[PG_CONV_IMPL_MAX]; /* oneDNN's name of the implementation, "+reorder" where the
                                     library wanted other layouts than ours */
     bool backward;
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
-    pg_md our_in, our_out, in, out, weights_md, bias_md, scratchpad_md;
-    float *weights;
+    dnnl_primitive_t pack; /* plain weights -> packed; NULL: they are packed */
+    pg_md our_in, our_out, in, out, plain_md, weights_md, bias_md, scratchpad_md;
+    float *weights;             /* NULL: each run brings its own */
     float *bias;                /* NULL: none */
     size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
 } pg_conv_path;
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias); backward: d_src from d_dst,
- * bias and act ignored. weights: [out_c, in_c / groups, k_h, k_w], bias: [out_c] or NULL; both are
- * copied. */
+ * bias and act ignored. weights: [out_c, in_c / groups, k_h, k_w] or NULL (each run brings its own:
+ * pg_conv_run_pack), bias: [out_c] or NULL; both are copied. */
 typedef struct pg_conv_path_spec {
     const pg_conv_geometry *geometry;
     bool backward;
@@ -52,7 +54,7 @@ enum { PG_CONV_RUN_ARGS = 6 };
 /* Zero-initialise; private. */
 typedef struct pg_conv_run {
     dnnl_stream_t stream;
-    dnnl_memory_t our_in, our_out, in, out, weights, bias, scratchpad;
+    dnnl_memory_t our_in, our_out, in, out, plain, weights, bias, scratchpad;
     dnnl_exec_arg_t args[PG_CONV_RUN_ARGS];
     int n_args;
 } pg_conv_run;
@@ -62,6 +64,13 @@ typedef struct pg_conv_run {
 pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag);
 void pg_conv_run_free(pg_conv_run *run); /* and zeroes */
+
+/* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec) into the library's
+ * layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by
+ * any run of the path. `packed` is aligned to PG_MEM_ALIGN and outlives its use. */
+pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
+                        float *packed);
+pg_err pg_conv_run_use(pg_conv_run *run, float *packed);
 
 /* Computes *out from *in. */
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);

@@ -163,3 +163,12 @@ dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
 }
 
 #endif
+
+bool pg_dnnl_next(dnnl_primitive_desc_t *pd) {
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_primitive_desc_next_impl(*pd) == dnnl_success;
+#else
+    (void)pd;
+    return false;
+#endif
+}

@@ -53,6 +53,10 @@ dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
                                     const_dnnl_primitive_desc_t forward,
                                     const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out);
 
+/* The next implementation the library has for the same descriptors, in place. False: there is none,
+ * or this version of the library does not tell; *pd stays as it is. */
+bool pg_dnnl_next(dnnl_primitive_desc_t *pd);
+
 /* Attributes every primitive here uses: scratch memory comes from the caller, and an activation may
  * be fused behind the operation. The caller frees with dnnl_primitive_attr_destroy. */
 dnnl_status_t pg_dnnl_attr(pg_act act, float lo, float hi, dnnl_primitive_attr_t *out);

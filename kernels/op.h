@@ -156,6 +156,7 @@ struct pg_op {
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */
+    size_t state_bytes;   /* (prepare) large memory that bind takes, per session */
     uint64_t flops;       /* (create) multiplications and additions of one forward call */
     const char *impl;     /* (prepare) which implementation runs, for `inspect`; static or owned */
 };

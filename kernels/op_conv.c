@@ -13,8 +13,8 @@
  * (d_dst itself may be read by another consumer and stays as it is), then backward_data. With
  * neither activation nor pruning, backward_data reads d_dst itself.
  *
- * Where a group is dropped altogether (scale_low == 0), apply_prune is the place to gather the kept
- * channels and run a convolution over those alone. */
+ * Where a group is dropped altogether (scale_low == 0) and the planner has said so beforehand,
+ * backward_data runs over the kept channels alone (conv_kept.h). */
 #include "kernels/op_conv.h"
 
 #include <math.h>
@@ -23,6 +23,7 @@
 
 #include "kernels/channel_ops.h"
 #include "kernels/conv_geometry.h"
+#include "kernels/conv_kept.h"
 #include "kernels/conv_path.h"
 #include "kernels/defect.h"
 #include "kernels/mem.h"
@@ -33,7 +34,7 @@ typedef struct backward_layout {
     size_t weights;  /* double [2, out_c]: what the group sums multiply with */
     size_t sums;     /* double [2, positions]: S_H, S_L */
     size_t factors;  /* float [out_c] */
-    size_t path;     /* the library's */
+    size_t path;     /* that of the way the gradient then takes, all channels or the kept ones */
     size_t end;
 } backward_layout;
 
@@ -45,16 +46,19 @@ typedef struct conv_op {
     pg_act act;
     float lo, hi;
     bool want_gap;
+    int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
+    pg_conv_kept kept;
     backward_layout scratch;
-    char impl[2 * PG_CONV_IMPL_MAX + 16];
+    char impl[3 * PG_CONV_IMPL_MAX + 64];
 } conv_op;
 
 typedef struct conv_state {
     pg_conv_run forward;
     pg_conv_run backward;         /* reads d_dst */
     pg_conv_run backward_scratch; /* reads dL/dy in scratch */
+    pg_conv_kept_state *kept;     /* NULL: all channels always */
     float *gap;                   /* [out_c], if wanted */
 } conv_state;
 
@@ -94,6 +98,7 @@ static void destroy(pg_op *op) {
     conv_op *conv = (conv_op *)op;
     pg_conv_path_free(&conv->forward);
     pg_conv_path_free(&conv->backward);
+    pg_conv_kept_free(&conv->kept);
     pg_free(conv->bn_scale);
     pg_free(conv->bn_shift);
     pg_free(conv->gap_shift);
@@ -151,6 +156,11 @@ void pg_conv_want_gap(pg_op *op) {
     ((conv_op *)op)->want_gap = true;
 }
 
+void pg_conv_expect_kept(pg_op *op, int64_t most) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->most_kept = most;
+}
+
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
     const conv_state *state = io->state;
     return pg_op_is_conv(op) && state ? state->gap : NULL;
@@ -196,6 +206,8 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     spec.backward = true;
     if (!err)
         err = pg_conv_path_make(&spec, &conv->backward, diag);
+    if (!err && conv->most_kept > 0)
+        err = pg_conv_kept_make(&spec, conv->most_kept, &conv->kept, diag);
     pg_free(weights);
     pg_free(bias);
     return err;
@@ -227,7 +239,8 @@ static void plan_scratch(conv_op *conv) {
     s->weights = take(&s->end, 2 * channels * sizeof(double));
     s->sums = take(&s->end, 2 * positions * sizeof(double));
     s->factors = take(&s->end, channels * sizeof(float));
-    s->path = take(&s->end, conv->backward.scratch_bytes);
+    size_t all = conv->backward.scratch_bytes, kept = conv->kept.scratch_bytes;
+    s->path = take(&s->end, all > kept ? all : kept);
 
     size_t forward = conv->forward.scratch_bytes;
     size_t gap = pg_channel_gap_scratch(positions_of(conv), conv->geometry.out_c);
@@ -245,9 +258,14 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     if (err)
         return pg_fail_in(diag, err, "node '%s'", op->node);
     plan_scratch(conv);
-    op->weight_bytes = conv->forward.weight_bytes + conv->backward.weight_bytes;
-    snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
-             conv->backward.impl);
+    op->weight_bytes =
+        conv->forward.weight_bytes + conv->backward.weight_bytes + conv->kept.weight_bytes;
+    op->state_bytes = conv->kept.state_bytes;
+    int n = snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
+                     conv->backward.impl);
+    if (conv->kept.capacity)
+        snprintf(conv->impl + n, sizeof conv->impl - (size_t)n, ", of %lld channels %s",
+                 (long long)conv->kept.capacity, conv->kept.path.impl);
     op->impl = conv->impl;
     return PG_OK;
 }
@@ -262,6 +280,7 @@ static void unbind(const pg_op *op, void **state) {
     pg_conv_run_free(&s->forward);
     pg_conv_run_free(&s->backward);
     pg_conv_run_free(&s->backward_scratch);
+    pg_conv_kept_unbind(&s->kept);
     pg_free(s->gap);
     pg_free(s);
     *state = NULL;
@@ -290,6 +309,8 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
         if (!err)
             err = pg_conv_run_make(&conv->backward, gradient, io->d_src[0], rest,
                                    &s->backward_scratch, diag);
+        if (!err && conv->kept.capacity)
+            err = pg_conv_kept_bind(&conv->kept, io->d_src[0], rest, &s->kept, diag);
     }
     if (err) {
         unbind(op, state);
@@ -312,59 +333,84 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
 
 static void *at(const pg_op_io *io, size_t offset) { return (char *)io->scratch + offset; }
 
-/* S_H, S_L and their moments from dL/dy. */
-static void measure(const conv_op *conv, const pg_op_io *io, const float *gradient,
-                    pg_group_moments *moments) {
+/* dL/dy: the output's gradient, or in scratch what the activation lets through of it. */
+static const float *through_activation(const conv_op *conv, const pg_op_io *io) {
+    if (conv->act == PG_ACT_NONE)
+        return io->d_dst[0];
+    float *gradient = at(io, conv->scratch.gradient);
+    pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, io->d_dst[0], io->dst[0],
+                            act_range(conv), gradient);
+    return gradient;
+}
+
+/* The same, and in the same pass S_H, S_L and their moments. */
+static const float *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     double *high = at(io, conv->scratch.weights), *low = high + channels;
     double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
+    float *gradient = at(io, conv->scratch.gradient);
     bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
     for (int64_t c = 0; c < channels; c++) {
         double s = scaled ? (double)conv->bn_scale[c] : 1.0;
         high[c] = io->prune->keep[c] ? s : 0.0;
         low[c] = io->prune->keep[c] ? 0.0 : s;
     }
-    pg_channel_group_sums(positions, channels, gradient, high, low, s_high, s_low);
+    if (conv->act == PG_ACT_NONE)
+        pg_channel_group_sums(positions, channels, io->d_dst[0], high, low, s_high, s_low);
+    else
+        pg_channel_act_group_sums(positions, channels, io->d_dst[0], io->dst[0], act_range(conv),
+                                  high, low, gradient, s_high, s_low);
     pg_channel_moments(positions, s_high, s_low, moments);
+    return conv->act == PG_ACT_NONE ? io->d_dst[0] : gradient;
 }
 
-/* Splits dL/dy as io->prune says. Returns the gradient to go on with: the given one where nothing
- * is to be done, else the one in scratch. */
-static const float *apply_prune(const conv_op *conv, const pg_op_io *io, const float *gradient) {
-    const pg_conv_prune *prune = io->prune;
-    int64_t channels = conv->geometry.out_c, positions = positions_of(conv), kept = 0;
-    float *factors = at(io, conv->scratch.factors), high = 1.0f, low = 1.0f;
-    float *out = at(io, conv->scratch.gradient);
-    pg_group_moments moments;
+/* d_src from dL/dy over all channels. */
+static pg_err run_all(const conv_op *conv, const pg_op_io *io, const float *gradient) {
+    const conv_state *state = io->state;
+    return pg_conv_run_execute(
+        &conv->backward, gradient == io->d_dst[0] ? &state->backward : &state->backward_scratch);
+}
+
+/* The gradient in scratch, its groups multiplied by high and low. */
+static const float *scale_groups(const conv_op *conv, const pg_op_io *io, const float *gradient,
+                                 float high, float low) {
+    int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
+    float *factors = at(io, conv->scratch.factors), *out = at(io, conv->scratch.gradient);
     for (int64_t c = 0; c < channels; c++)
-        kept += prune->keep[c] != 0;
-    measure(conv, io, gradient, &moments);
-    if (!prune->weigh(prune->user, &moments, &high, &low) || kept == channels)
-        return gradient;
-    for (int64_t c = 0; c < channels; c++)
-        factors[c] = prune->keep[c] ? high : low;
+        factors[c] = io->prune->keep[c] ? high : low;
     pg_channel_affine(positions, channels, gradient, factors, NULL, out);
     if (pg_defect("leak"))
         memcpy((float *)io->d_dst[0], out, (size_t)(positions * channels) * sizeof *out);
     return out;
 }
 
+/* d_src from dL/dy split as io->prune says; where nothing is to be split, bit for bit the plain
+ * one. */
+static pg_err backward_pruned(const conv_op *conv, const pg_op_io *io) {
+    const pg_conv_prune *prune = io->prune;
+    const conv_state *state = io->state;
+    int64_t channels = conv->geometry.out_c, count = 0;
+    float high = 1.0f, low = 1.0f;
+    pg_group_moments moments;
+    for (int64_t c = 0; c < channels; c++)
+        count += prune->keep[c] != 0;
+    const float *gradient = measure(conv, io, &moments);
+    if (!prune->weigh(prune->user, &moments, &high, &low) || count == channels)
+        return run_all(conv, io, gradient);
+    if (low == 0.0f && state->kept && !pg_defect("leak") &&
+        pg_conv_kept_pays(&conv->kept, state->kept, prune->keep, count, prune->lasting))
+        return pg_conv_kept_execute(&conv->kept, state->kept, prune->keep, count, prune->lasting,
+                                    high, gradient);
+    return run_all(conv, io, scale_groups(conv, io, gradient, high, low));
+}
+
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const conv_op *conv = (const conv_op *)op;
-    const conv_state *state = io->state;
     if (io->d_src[0] == NULL)
         return PG_OK;
-    const float *gradient = io->d_dst[0];
-    if (conv->act != PG_ACT_NONE) {
-        float *masked = at(io, conv->scratch.gradient);
-        pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, gradient, io->dst[0],
-                                act_range(conv), masked);
-        gradient = masked;
-    }
     if (io->prune && io->prune->keep)
-        gradient = apply_prune(conv, io, gradient);
-    return pg_conv_run_execute(
-        &conv->backward, gradient == io->d_dst[0] ? &state->backward : &state->backward_scratch);
+        return backward_pruned(conv, io);
+    return run_all(conv, io, through_activation(conv, io));
 }
 
 const pg_op_class pg_conv_class = {

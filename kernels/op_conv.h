@@ -30,6 +30,11 @@ void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi);
 /* Between create and prepare: forward also computes GAP_c = mean over positions of ReLU(z_c). */
 void pg_conv_want_gap(pg_op *op);
 
+/* Between create and prepare: `most` channels will usually be kept at most, the others dropped
+ * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
+ * take the long one. Costs a copy of the weights. */
+void pg_conv_expect_kept(pg_op *op, int64_t most);
+
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
 
@@ -48,6 +53,7 @@ typedef struct pg_group_moments {
  * returning false leaves the gradient as it is. It is called once, from the session's thread. */
 typedef struct pg_conv_prune {
     const uint8_t *keep; /* [C_out], 1: in H; NULL: plain gradient at this convolution */
+    bool lasting;        /* the same mask will come again with other frames */
     bool (*weigh)(void *user, const pg_group_moments *moments, float *scale_high,
                   float *scale_low);
     void *user;

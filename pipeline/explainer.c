@@ -89,6 +89,14 @@ static pg_err load_stats(pg_explainer *e, pg_diag *diag) {
     return err ? pg_fail_in(diag, err, "%s", path) : PG_OK;
 }
 
+/* With infinite gamma most channels' gradient is zero, and the convolutions need not see it. */
+static void expect(pg_explainer *e, const pg_selector *selector) {
+    if (!e->options->kept_channels || isfinite(e->options->prune.gamma))
+        return;
+    for (int i = 0; i < e->layers.count; i++)
+        pg_model_expect_kept(e->model, e->layers.convs[i], pg_selector_expects(selector, i));
+}
+
 /* A trial selector answers whether pruning is possible at all; where the method in force does not
  * prune, the answer waits for a stream that wants to. */
 static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
@@ -104,6 +112,8 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
                                      "an embedding has no classes: set parchgrad.select to "
                                      "instance, list or random")
                            : pg_selector_create(&e->source, &trial, &why);
+    if (!err)
+        expect(e, trial);
     pg_selector_destroy(&trial);
     e->can_prune = err == PG_OK;
     snprintf(e->cannot_prune, sizeof e->cannot_prune, "%.*s", (int)sizeof e->cannot_prune - 1,

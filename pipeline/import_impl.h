@@ -6,14 +6,21 @@
 #include "pipeline/fold.h"
 #include "pipeline/onnx_import.h"
 
-/* Every name of the file is bound to one of these. LOST: what an unsupported node would have made,
- * or an output nobody can read. */
-typedef enum pg_binding_kind { PG_UNBOUND, PG_CONSTANT, PG_VALUE, PG_LOST } pg_binding_kind;
+/* Every name of the file is bound to one of these. SEQUENCE: pieces of `value`, which nobody has cut
+ * yet. LOST: what an unsupported node would have made, or an output nobody can read. */
+typedef enum pg_binding_kind {
+    PG_UNBOUND,
+    PG_CONSTANT,
+    PG_VALUE,
+    PG_SEQUENCE,
+    PG_LOST,
+} pg_binding_kind;
 
 typedef struct pg_binding {
     pg_binding_kind kind;
     const pg_const *constant;
     int value; /* number in the graph */
+    const pg_op_def *sequence; /* the SplitToSequence */
 } pg_binding;
 
 typedef struct pg_importer {
@@ -52,6 +59,12 @@ pg_err pg_import_expand(pg_importer *im, pg_diag *diag);
 /* import_input.c: which input is the picture, and what the others hold. Binds them all. After
  * names and initialisers are bound. */
 pg_err pg_import_inputs(pg_importer *im, pg_diag *diag);
+
+/* import_sequence.c. True for the two types it knows. At: turns the definition of a SequenceAt into
+ * that of the Slice or Gather it means. PG_EMODEL: it cannot. */
+bool pg_import_is_sequence(const pg_op_def *def);
+pg_err pg_import_sequence_at(pg_importer *im, const pg_binding *sequence, pg_op_def *def,
+                             pg_diag *diag);
 
 /* import_output.c. Choose: before the bindings exist. Find live: which nodes and names lead to
  * the chosen output and which softmax or sigmoid ends them; fills `live` and `wanted`. Check squash:

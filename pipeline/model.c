@@ -95,10 +95,12 @@ static void sum_up(pg_model *model) {
     pg_model_info *info = &model->info;
     info->nodes_run = 0;
     info->weight_bytes = info->flops = 0;
+    info->session_bytes = model->plan.arena_bytes;
     for (int i = 0; i < model->graph.n_nodes; i++) {
         const struct pg_op *op = model->graph.nodes[i].op;
         info->nodes_run += !op->alias;
         info->weight_bytes += op->weight_bytes;
+        info->session_bytes += op->state_bytes;
         info->flops += op->flops;
     }
 }
@@ -158,6 +160,12 @@ const struct pg_op *pg_model_op(const pg_model *model, int index) {
     return model->graph.nodes[index].op;
 }
 
+void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
+    pg_assert(!model->prepared && conv >= 0 && conv < model->info.n_convs);
+    if (model->conv_node[conv] >= 0)
+        pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
+}
+
 static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_graph *g = &model->graph;
     pg_threads_set(model->threads); /* team sizes are baked into the primitives */
@@ -183,12 +191,16 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     drop_load(model);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
-    if (err == PG_OK && model->plan.arena_bytes > model->max_session_bytes)
-        err = pg_fail(diag, PG_EMODEL,
-                      "%s: a session would take %zu MiB, more than the limit of %" PRIu64 " MiB",
-                      model->info.path, model->plan.arena_bytes >> 20,
-                      model->max_session_bytes >> 20);
-    return err;
+    if (err != PG_OK)
+        return err;
+    sum_up(model);
+    if (model->info.session_bytes > model->max_session_bytes)
+        return pg_fail(diag, PG_EMODEL,
+                       "%s: a session would take %" PRIu64 " MiB, more than the limit of %" PRIu64
+                       " MiB",
+                       model->info.path, model->info.session_bytes >> 20,
+                       model->max_session_bytes >> 20);
+    return PG_OK;
 }
 
 pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag *diag) {
@@ -198,8 +210,6 @@ pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag
     pg_err err = end_budget(model, prepare(model, gap, diag), diag);
     if (err != PG_OK)
         return err;
-    sum_up(model);
-    model->info.session_bytes = model->plan.arena_bytes;
     model->prepared = true;
     return PG_OK;
 }

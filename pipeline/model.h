@@ -96,7 +96,7 @@ typedef struct pg_model_info {
     const pg_folded *folded;  /* [n_folded] in order of appearance */
     int n_folded;
     uint64_t weight_bytes;    /* packed, shared; after prepare */
-    uint64_t session_bytes;   /* one worker's arena; after prepare */
+    uint64_t session_bytes;   /* one worker's arena and packed weights; after prepare */
     uint64_t flops;           /* one forward */
 } pg_model_info;
 const pg_model_info *pg_model_get_info(const pg_model *model);
@@ -104,6 +104,10 @@ const pg_model_info *pg_model_get_info(const pg_model *model);
 /* The executable operators in order of execution, for `inspect`; valid as long as the model. */
 int pg_model_op_count(const pg_model *model);
 const struct pg_op *pg_model_op(const pg_model *model, int index);
+
+/* Between open and prepare: convolution `conv` will usually be pruned to at most `most` channels with
+ * the others at zero (pg_conv_expect_kept). Makes that faster and takes memory. */
+void pg_model_expect_kept(pg_model *model, int conv, int64_t most);
 
 /* `gap`: which convolutions record GAP_c in forward, [n_convs], NULL: none. `backward`: false when
  * only forward will run (calibrate), which needs less memory. Once per model. PG_EMODEL: backward

@@ -8,6 +8,7 @@
  *   all inputs constant              folded
  *   Identity, Dropout, casts         the output's name is bound to the input's value: no node
  *   a softmax or sigmoid at the end  likewise: the logits are explained (import_output.c)
+ *   pieces of a sequence             slices (import_sequence.c)
  *   anything else                    an operator
  *
  * Nodes that do not lead to the output may be anything: what fails there is not reported. They are
@@ -140,7 +141,8 @@ static bool all_constant(const pg_op_def *def) {
 }
 
 static bool known(const char *type) {
-    return pg_fold_known(type) || strcmp(type, "Dropout") == 0;
+    return pg_fold_known(type) || strcmp(type, "Dropout") == 0 ||
+           strcmp(type, "SplitToSequence") == 0 || strcmp(type, "SequenceAt") == 0;
 }
 
 /* What can be done about an operator nobody here knows: what unsupported.def says, and the values it
@@ -205,12 +207,13 @@ static pg_err define(pg_importer *im, const pg_onnx_node *node, pg_op_def **out,
             return pg_fail(diag, PG_EMODEL,
                            "node '%s' (%s) reads '%s', which nothing before it makes", node->name,
                            node->type, pg_import_name(im, node->inputs[k]));
-        *lost = *lost || b->kind == PG_LOST;
+        bool astray = b->kind == PG_SEQUENCE && strcmp(node->type, "SequenceAt") != 0;
+        *lost = *lost || b->kind == PG_LOST || astray;
         inputs[k].present = true;
         inputs[k].constant = b->constant;
         if (b->kind == PG_CONSTANT)
             inputs[k].shape = b->constant->shape;
-        else if (b->kind == PG_VALUE)
+        else if (b->kind == PG_VALUE || b->kind == PG_SEQUENCE)
             inputs[k].shape = im->job->graph->values[b->value].shape;
     }
     *out = def;
@@ -418,6 +421,27 @@ static pg_err rename_node(pg_importer *im, int index, const pg_op_def *def, pg_d
     return bind_output(im, node, 0, im->bindings[node->inputs[0]], diag);
 }
 
+/* A sequence is remembered until somebody takes a piece of it; what takes one is a slice. */
+static pg_err sequence_node(pg_importer *im, int index, pg_op_def *def, pg_diag *diag) {
+    const pg_onnx_node *node = &im->nodes[index];
+    const pg_binding *from = node->n_inputs > 0 && node->inputs[0] >= 0
+                                 ? &im->bindings[node->inputs[0]] : NULL;
+    pg_diag why = {{0}};
+    if (from != NULL && from->kind == PG_VALUE && strcmp(def->type, "SplitToSequence") == 0)
+        return bind_output(im, node, 0,
+                           (pg_binding){.kind = PG_SEQUENCE, .value = from->value, .sequence = def},
+                           diag);
+    pg_err err = from != NULL && from->kind == PG_SEQUENCE
+                     ? pg_import_sequence_at(im, from, def, &why)
+                     : pg_fail(&why, PG_EMODEL, "only pieces of a computed value can be taken");
+    if (err == PG_OK)
+        return run_time_node(im, index, def, false, diag);
+    if (err != PG_EMODEL)
+        return pg_fail(diag, err, "%s", why.text);
+    err = im->live[index] ? refuse(im, index, def, why.text, diag) : PG_OK;
+    return err == PG_OK ? lose_outputs(im, node, diag) : err;
+}
+
 static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
     pg_op_def *def = NULL;
     bool lost = false;
@@ -426,6 +450,8 @@ static pg_err import_node(pg_importer *im, int index, pg_diag *diag) {
         return err;
     if (lost)
         return run_time_node(im, index, def, lost, diag);
+    if (pg_import_is_sequence(def))
+        return sequence_node(im, index, def, diag);
     if (pg_fold_needs_shape_only(def->type) ||
         (all_constant(def) && pg_fold_known(def->type)))
         return constant_node(im, index, def, diag);

@@ -133,7 +133,10 @@ const pg_conv_prune *pg_prune_begin(pg_prune *p, const pg_selection *selection) 
         r->degenerate = true;
         if (!alone)
             p->convs[r->conv] =
-                (pg_conv_prune){selection->keep + p->layers->offset[i], weigh, &p->slots[i]};
+                (pg_conv_prune){.keep = selection->keep + p->layers->offset[i],
+                                .lasting = selection->lasting,
+                                .weigh = weigh,
+                                .user = &p->slots[i]};
     }
     return p->convs;
 }

@@ -158,6 +158,22 @@ pg_err pg_selector_create(const pg_select_source *source, pg_selector **out, pg_
     return PG_OK;
 }
 
+int64_t pg_selector_expects(const pg_selector *s, int layer) {
+    const pg_prune_options *o = s->source.options;
+    int64_t channels = s->source.convs[s->source.layers->convs[layer]].channels;
+    switch (o->select) {
+    case PG_SELECT_LIST:
+    case PG_SELECT_RANDOM:
+        return s->now.kept[layer];
+    case PG_SELECT_CLASS:
+    case PG_SELECT_INSTANCE:
+        return o->use_level ? (channels + 3) / 4 : pg_select_quota(o->quantile, channels);
+    case PG_SELECT_NONE:
+        break;
+    }
+    return channels;
+}
+
 static void free_masks(cached *entry) {
     pg_free(entry->keep);
     pg_free(entry->kept);
@@ -189,6 +205,7 @@ static const cached *class_masks(pg_selector *s, int64_t klass) {
 void pg_selector_run(pg_selector *s, int64_t klass, pg_gap_fn gap, void *user, pg_selection *out) {
     const cached *masks = &s->now;
     const char *rule = "none";
+    bool lasting = true;
     switch (s->source.options->select) {
     case PG_SELECT_CLASS:
         if (pg_select_class_testable(s->source.stats, klass)) {
@@ -200,6 +217,7 @@ void pg_selector_run(pg_selector *s, int64_t klass, pg_gap_fn gap, void *user, p
     case PG_SELECT_INSTANCE:
         select_all(s, pg_select_by_instance, klass, gap, user, &s->now);
         rule = "instance";
+        lasting = false;
         break;
     case PG_SELECT_LIST:
         rule = "list";
@@ -210,5 +228,5 @@ void pg_selector_run(pg_selector *s, int64_t klass, pg_gap_fn gap, void *user, p
     case PG_SELECT_NONE:
         break;
     }
-    *out = (pg_selection){masks->keep, masks->kept, rule};
+    *out = (pg_selection){masks->keep, masks->kept, rule, lasting};
 }

@@ -72,12 +72,17 @@ typedef struct pg_selection {
     const uint8_t *keep; /* masks of all layers, see pg_layers */
     const int64_t *kept; /* [layers] */
     const char *rule;    /* "class", "instance", "list", "random"; "none" */
+    bool lasting;        /* the masks do not depend on the frame itself */
 } pg_selection;
 
 /* PG_ECONFIG: class or instance without statistics (the sentence tells how to get them), a wrong
  * list. PG_ENOMEM. `source` is copied; what it points to is borrowed. */
 pg_err pg_selector_create(const pg_select_source *source, pg_selector **out, pg_diag *diag);
 void pg_selector_destroy(pg_selector **selector); /* accepts NULL */
+
+/* How many channels of a layer frames will usually keep at most; with a level, which says nothing
+ * about that, a quarter. */
+int64_t pg_selector_expects(const pg_selector *selector, int layer);
 
 /* True if run wants GAP_c of the frame. */
 bool pg_select_wants_gap(pg_select select);

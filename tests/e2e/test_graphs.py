@@ -507,6 +507,56 @@ def test_onnxsim(tmp_path):
     check(tmp_path / "sim.onnx", picture(), lambda v: double(v)[0, 1], double, target=1)
 
 
+# ---- sequences, as PyTorch's newer exporter writes chunk and split ----
+
+
+SPLITS = {"chunk": (np.int64(4), {}), "rest": (np.int64(3), {}), "sizes": (np.array([1, 5, 2]), {}),
+          "singles": (None, {}), "dropped": (None, {"keepdims": 0})}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("at", [0, 1, -1])
+def test_sequence(tmp_path, split, at):
+    """SplitToSequence and SequenceAt: slices of the body's eight channels."""
+    sizes, attrs = SPLITS[split]
+    model = onnx.load(str(export(Net(lambda n, y: y), tmp_path / "m.onnx", output_names=["y"])))
+    g = model.graph
+    g.initializer.append(numpy_helper.from_array(np.int64(at), "at"))
+    inputs = ["y"]
+    if sizes is not None:
+        g.initializer.append(numpy_helper.from_array(np.asarray(sizes, np.int64), "sizes"))
+        inputs.append("sizes")
+    g.node.extend([helper.make_node("SplitToSequence", inputs, ["pieces"], "split", axis=1, **attrs),
+                   helper.make_node("SequenceAt", ["pieces", "at"], ["piece"], "at"),
+                   helper.make_node("Flatten", ["piece"], ["logits"], axis=1)])
+    del g.output[:]
+    g.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, None]))
+    onnx.save(model, str(tmp_path / "s.onnx"))
+    body = Body().double()
+    pieces = {"chunk": lambda y: y.split(4, 1), "rest": lambda y: y.split(3, 1),
+              "sizes": lambda y: y.split([1, 5, 2], 1)}.get(split, lambda y: y.split(1, 1))
+    check(tmp_path / "s.onnx", picture(), lambda v: pieces(body(v))[at].flatten()[3],
+          lambda v: pieces(body(v))[at].flatten(), target=3)
+
+
+@pytest.mark.parametrize("sizes,at,words", [
+    (np.int64(4), 2, "beyond the last"), (np.int64(0), 0, "positive integers"), (np.array([1, 9]), 1, "do not fit"),
+    (np.array([-1, 9]), 0, "do not fit"), (np.array([2**62, 2**62, 2**62]), 2, "do not fit"),
+    (np.int64(2**63 - 1), 1, "beyond the last")])
+def test_bad_sequence(tmp_path, sizes, at, words):
+    model = onnx.load(str(export(Net(lambda n, y: y), tmp_path / "m.onnx", output_names=["y"])))
+    g = model.graph
+    g.initializer.extend([numpy_helper.from_array(np.int64(at), "at"), numpy_helper.from_array(np.asarray(sizes), "sizes")])
+    g.node.extend([helper.make_node("SplitToSequence", ["y", "sizes"], ["pieces"], axis=1),
+                   helper.make_node("SequenceAt", ["pieces", "at"], ["piece"]),
+                   helper.make_node("Flatten", ["piece"], ["logits"], axis=1)])
+    del g.output[:]
+    g.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, None]))
+    onnx.save(model, str(tmp_path / "s.onnx"))
+    out = cli.run("inspect", "--model", tmp_path / "s.onnx", check=False)
+    assert out.returncode == 3 and words in out.stderr, out.stderr
+
+
 # ---- weights that are computed when the file is loaded ----
 
 

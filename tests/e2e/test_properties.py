@@ -119,6 +119,19 @@ def test_finite_gamma_tends_to_infinite(residual):
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3, errors
 
 
+@pytest.mark.parametrize("select, gamma", [("class", "inf"), ("instance", "inf"), ("list", "inf"), ("class", 3)])
+def test_kept_channels_alone_give_the_same_map(residual, chain, select, gamma):
+    """engine.kept_channels: sums over the same products in another order; with finite gamma, the same bytes."""
+    for case in (residual, chain):
+        options = case.options(select, gamma=gamma, layers=1.0)
+        few, all_ = (case.explain({**options, "engine.kept_channels": on}) for on in ("true", "false"))
+        assert few.layers.keys() == all_.layers.keys()
+        if gamma == "inf":
+            assert 0 < cli.rel(few.attribution, all_.attribution) < 3e-6
+        else:
+            assert few.attribution.tobytes() == all_.attribution.tobytes()
+
+
 def scaled_head(path, out, factor):
     """A copy of the network whose logits are multiplied by `factor`, so that the gradient that
     reaches the convolutions is."""

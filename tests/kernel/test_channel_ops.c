@@ -70,6 +70,48 @@ Test(channel_ops, group_sums) {
     }
 }
 
+/* Exactly what the two passes give one after the other, which have references of their own. */
+Test(channel_ops, act_group_sums) {
+    for (int s = 0; s < SIZES; s++) {
+        int64_t p = sizes[s][0], c = sizes[s][1];
+        float *d = noises(p * c), *dst = noises(p * c), *out = noises(p * c), *two = noises(p * c);
+        double *w = pg_malloc((size_t)(2 * c) * sizeof *w);
+        double *sums = pg_malloc((size_t)(4 * p) * sizeof *sums), *twice = sums + 2 * p;
+        pg_act_range act = {-0.5f, 0.25f};
+        for (int64_t i = 0; i < 2 * c; i++)
+            w[i] = noise();
+        pg_channel_act_backward(p, c, d, dst, act, two);
+        pg_channel_group_sums(p, c, two, w, w + c, twice, twice + p);
+        pg_channel_act_group_sums(p, c, d, dst, act, w, w + c, out, sums, sums + p);
+        cr_assert(memcmp(out, two, (size_t)(p * c) * sizeof *out) == 0);
+        cr_assert(memcmp(sums, twice, (size_t)(2 * p) * sizeof *sums) == 0);
+        for (int64_t i = 0; i < p * c; i++)
+            cr_assert_eq(out[i], dst[i] > -0.5f && dst[i] < 0.25f ? d[i] : 0);
+        pg_channel_act_group_sums(p, c, d, dst, act, w, w + c, d, sums, sums + p); /* in place */
+        cr_assert(memcmp(d, two, (size_t)(p * c) * sizeof *d) == 0);
+        pg_free(d), pg_free(dst), pg_free(out), pg_free(two), pg_free(w), pg_free(sums);
+    }
+}
+
+Test(channel_ops, gather) {
+    for (int s = 0; s < SIZES; s++)
+        for (int every = 1; every < 12; every += 5) { /* keeps all, a sixth, an eleventh */
+            int64_t p = sizes[s][0], c = sizes[s][1], kept = (c + every - 1) / every;
+            int64_t width = (kept + 15) / 16 * 16;
+            float *x = noises(p * c), *out = noises(p * width + 1), behind = out[p * width];
+            int32_t *index = pg_malloc((size_t)kept * sizeof *index);
+            for (int64_t k = 0; k < kept; k++)
+                index[k] = (int32_t)(k * every);
+            pg_channel_gather(p, c, x, index, kept, width, 0.3f, out);
+            for (int64_t i = 0; i < p * width; i++) {
+                int64_t k = i % width;
+                cr_assert_eq(out[i], k < kept ? 0.3f * x[i / width * c + k * every] : 0);
+            }
+            cr_assert_eq(out[p * width], behind);
+            pg_free(x), pg_free(out), pg_free(index);
+        }
+}
+
 Test(channel_ops, moments_are_unbiased) {
     double high[] = {1, 2, 3, 6}, low[] = {2, 0, 4, 2};
     pg_group_moments m;

@@ -202,7 +202,7 @@ Test(prune, begin_and_results) {
     pg_prune_options o = with(INFINITY, PG_CONSERVE_APPROX);
     pg_prune *p = NULL;
     cr_assert_eq(pg_prune_create(&o, convs, 3, &layers, &p, NULL), PG_OK);
-    pg_selection selection = {keep, kept, "list"};
+    pg_selection selection = {keep, kept, "list", true};
     const pg_conv_prune *c = pg_prune_begin(p, &selection);
     cr_assert(c[0].keep == keep && c[1].keep == NULL);
     cr_assert(c[2].keep == NULL, "all kept is the plain gradient, bit for bit");

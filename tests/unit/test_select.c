@@ -215,6 +215,7 @@ Test(select, selector_remembers_and_falls_back) {
     uint8_t first[N * WIDE];
     pg_selector_run(s, 1, gap_of, NULL, &now);
     cr_assert_str_eq(now.rule, "class");
+    cr_assert(now.lasting);
     memcpy(first, now.keep, sizeof first);
     uint64_t before = pg_mem_get_stats().allocations;
     for (int64_t k = 0; k < 4; k++)
@@ -232,7 +233,35 @@ Test(select, selector_remembers_and_falls_back) {
     cr_assert_eq(pg_selector_create(&source, &s, NULL), PG_OK);
     pg_selector_run(s, 3, gap_of, NULL, &now);
     cr_assert_str_eq(now.rule, "instance");
+    cr_assert(!now.lasting, "the mask is this frame's");
     pg_selector_destroy(&s);
+}
+
+static int64_t expected(pg_select select, int layer) {
+    pg_selector *s = NULL;
+    options.select = select;
+    cr_assert_eq(pg_selector_create(&source, &s, NULL), PG_OK);
+    int64_t most = pg_selector_expects(s, layer);
+    pg_selector_destroy(&s);
+    return most;
+}
+
+Test(select, expects_what_a_frame_will_keep) {
+    const int64_t channels[] = {2, 5, 7, 2};
+    const pg_channel_list list = {"c1", channels, 4};
+    options.lists = &list;
+    options.n_lists = 1;
+    for (int use_level = 0; use_level < 2; use_level++) {
+        options.use_level = use_level;
+        options.level = 0.05;
+        options.quantile = 0.5;
+        cr_assert_eq(expected(PG_SELECT_CLASS, 0), use_level ? 3 : 6);
+        cr_assert_eq(expected(PG_SELECT_INSTANCE, 2), use_level ? 3 : 6);
+        cr_assert_eq(expected(PG_SELECT_RANDOM, 1), 6, "there is no p to compare with a level");
+        cr_assert_eq(expected(PG_SELECT_LIST, 1), 3);
+        cr_assert_eq(expected(PG_SELECT_LIST, 0), 0);
+        cr_assert_eq(expected(PG_SELECT_NONE, 0), WIDE);
+    }
 }
 
 static pg_err choose(pg_layers *out, pg_diag *diag) {
