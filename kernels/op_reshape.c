@@ -99,11 +99,16 @@ static pg_err same(const pg_op_def *def, const pg_shape *in, pg_shape *out, pg_d
     return PG_OK;
 }
 
-/* In training mode it draws random numbers, and a share of the elements becomes 0. */
+static bool is_zero(const pg_const *c) {
+    return c != NULL && pg_shape_count(&c->shape) == 1 &&
+           (c->dtype == PG_I64 ? c->i[0] == 0 : c->f[0] == 0);
+}
+
+/* In training mode it draws random numbers, and a share of the elements becomes 0: with a ratio of 0, none
+ * (torchvision's Swin leaves its attention's dropout in training mode like that). */
 static pg_err dropout(const pg_op_def *def, const pg_shape *in, pg_shape *out, pg_diag *diag) {
-    const pg_const *training = pg_node_constant(def, 2);
-    if (training != NULL &&
-        (training->dtype != PG_I64 || pg_shape_count(&training->shape) != 1 || training->i[0] != 0))
+    const pg_const *ratio = pg_node_constant(def, 1), *training = pg_node_constant(def, 2);
+    if (training != NULL && !is_zero(training) && !is_zero(ratio))
         return pg_node_refuse(def, diag, "it is in training mode");
     return same(def, in, out, diag);
 }

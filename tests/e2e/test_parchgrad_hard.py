@@ -131,12 +131,11 @@ class Auxiliary(Network):
     def make(self):
         self.aux1, self.aux2, self.main = conv(WIDTH, 12), conv(12, CLASSES), conv(WIDTH, WIDTH)
 
-    def middle(self, x):
-        self.aux = self.aux2(torch.relu(self.aux1(x))).mean((2, 3))
-        return torch.relu(self.main(x))
-
     def forward(self, x):
-        return super().forward(x), self.aux
+        x = torch.relu(self.stem(x))
+        aux = self.aux2(torch.relu(self.aux1(x))).mean((2, 3))
+        y = torch.relu(self.last(torch.relu(self.main(x))))
+        return self.fc(y.mean((2, 3))), aux
 
 
 class Transposed(Network):

@@ -79,15 +79,17 @@ Test(reshape, identity_and_dropout_keep_any_layout) {
 
 Test(reshape, refuses_dropout_in_training) {
     op_check c;
-    for (int64_t training = 0; training < 2; training++) {
-        start(&c, "Dropout", 13, SHAPE(1, 6), 0, NULL);
-        op_check_const(&c, SHAPE(1), NULL);
-        op_check_const_i64(&c, SHAPE(1), &training);
-        if (training)
-            op_check_refused(&c, "training");
-        else
-            expect(&c, SHAPE(1, 6));
-    }
+    for (int64_t training = 0; training < 2; training++)
+        for (int k = 0; k < 2; k++) {
+            float ratio = k ? .5F : 0;
+            start(&c, "Dropout", 13, SHAPE(1, 6), 0, NULL);
+            op_check_const(&c, SHAPE(1), &ratio);
+            op_check_const_i64(&c, SHAPE(1), &training);
+            if (training && k)
+                op_check_refused(&c, "training");
+            else
+                expect(&c, SHAPE(1, 6));
+        }
 }
 
 Test(reshape, refuses_bad_axes) {
