@@ -87,7 +87,7 @@ static inline float gelu_tanh_slope_of(float x) {
 FUNCTION(relu, v > 0 || v != v ? v : 0, v > 0 ? 1.0f : 0.0f)
 FUNCTION(leaky_relu, v > 0 ? v : a * v, v > 0 ? 1.0f : a)
 FUNCTION(thresholded_relu, v > a ? v : 0, v > a ? 1.0f : 0.0f)
-FUNCTION(clip, v < a ? a : v > b ? b : v, v > a && v < b ? 1.0f : 0.0f)
+FUNCTION(clip, (v < a ? a : v) > b ? b : v < a ? a : v, v > a && v < b ? 1.0f : 0.0f)
 FUNCTION(sigmoid, pg_sigmoidf(v), pg_sigmoidf(v) * (1.0f - pg_sigmoidf(v)))
 FUNCTION(swish, v * pg_sigmoidf(v), pg_sigmoidf(v) * (1.0f + v * (1.0f - pg_sigmoidf(v))))
 FUNCTION(hard_sigmoid, a * v + b < 0 ? 0.0f : a * v + b > 1 ? 1.0f : a * v + b,

@@ -161,6 +161,24 @@ Test(eltwise, clip_takes_bounds_from_inputs) {
 }
 
 /* Derivatives where differences cannot tell: what torch takes. */
+/* ONNX: max wins, and nothing passes. */
+Test(eltwise, clip_with_bounds_the_wrong_way_round) {
+    op_check c;
+    op_check_init(&c, "Clip", 13);
+    op_check_input(&c, SHAPE(1, 3, 4, 5));
+    op_check_const(&c, SHAPE0, &(const float){0.5f});
+    op_check_const(&c, SHAPE0, &(const float){-0.25f});
+    op_check_open(&c, PG_PLAIN);
+    double expected[60], none[60] = {0};
+    for (int i = 0; i < 60; i++)
+        expected[i] = -0.25;
+    op_check_forward(&c);
+    op_check_dst(&c, 0, expected, 0);
+    op_check_backward(&c);
+    op_check_d_src(&c, 0, none, 0);
+    op_check_close(&c);
+}
+
 Test(eltwise, slopes_at_kinks) {
     static const struct {
         const char *type;
