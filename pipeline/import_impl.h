@@ -1,5 +1,6 @@
-/* What the parts of the importer share: onnx_import.c walks the nodes, import_input.c decides what
- * is the picture, import_output.c what is explained. */
+/* What the parts of the importer share: onnx_import.c walks the nodes, import_expand.c writes out
+ * those that stand for several, import_input.c decides what is the picture, import_output.c what is
+ * explained. */
 #ifndef PG_PIPELINE_IMPORT_IMPL_H
 #define PG_PIPELINE_IMPORT_IMPL_H
 
@@ -52,6 +53,14 @@ const char *pg_import_keep(pg_importer *im, const char *text);
 
 /* Appends to a list in a message; what does not fit ends in an ellipsis. */
 void pg_import_list(char *list, size_t size, const char *text);
+
+/* True for types that something here can make of, whatever their inputs. */
+bool pg_import_knows(const char *type);
+
+/* Puts a node on the list of what is not supported. `why` NULL: its type is not known, or it works
+ * on constants only. */
+pg_err pg_import_refuse(pg_importer *im, int index, const pg_op_def *def, const char *why,
+                        pg_diag *diag);
 
 /* import_expand.c: writes out nodes that stand for several. After reading, before anything else. */
 pg_err pg_import_expand(pg_importer *im, pg_diag *diag);

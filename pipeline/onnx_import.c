@@ -23,21 +23,6 @@
 #include "kernels/op_conv.h"
 #include "pipeline/import_impl.h"
 
-const char *pg_import_keep(pg_importer *im, const char *text) {
-    return pg_pool_text(im->job->graph->pool, text, strlen(text));
-}
-
-void pg_import_list(char *list, size_t size, const char *text) {
-    size_t used = strlen(list), want = strlen(text) + 2;
-    if (used + want + 8 < size) {
-        if (used > 0)
-            strcat(list, ", ");
-        strcat(list, text);
-    } else if (used > 3 && strcmp(list + used - 3, "...") != 0) {
-        strcat(list, ", ...");
-    }
-}
-
 /* ---- reading names ---- */
 
 static pg_err read_nodes(pg_importer *im, pg_diag *diag) {
@@ -138,46 +123,6 @@ static bool all_constant(const pg_op_def *def) {
         if (def->inputs[k].present && def->inputs[k].constant == NULL)
             return false;
     return true;
-}
-
-static bool known(const char *type) {
-    return pg_fold_known(type) || strcmp(type, "Dropout") == 0 ||
-           strcmp(type, "SplitToSequence") == 0 || strcmp(type, "SequenceAt") == 0;
-}
-
-/* What can be done about an operator nobody here knows: what unsupported.def says, and the values it
- * would have read, which can often be explained themselves. */
-static void advise(const pg_importer *im, const pg_op_def *def, const pg_onnx_node *node,
-                   char *text, size_t size) {
-    const char *lead = "what it reads can be explained with model.output: ";
-    char shape[PG_SHAPE_TEXT];
-    snprintf(text, size, "%s", pg_refusals_advice(node->type));
-    for (int k = 0; k < def->n_inputs; k++) {
-        const pg_op_input *in = &def->inputs[k];
-        if (!in->present || in->constant != NULL || in->shape.rank < 2 || in->shape.dims[0] != 1 ||
-            im->bindings[node->inputs[k]].value == im->job->graph->input)
-            continue;
-        size_t used = strlen(text);
-        snprintf(text + used, size - used, "%s%s'%.200s' %s", used > 0 ? "; " : "", lead,
-                 pg_import_name(im, node->inputs[k]), pg_shape_text(&in->shape, shape));
-        lead = "or ";
-    }
-}
-
-/* Puts a node on the list of what is not supported. `why` NULL: its operator is unknown. */
-static pg_err refuse(pg_importer *im, int index, const pg_op_def *def, const char *why,
-                     pg_diag *diag) {
-    const pg_onnx_node *node = &im->nodes[index];
-    char advice[1024] = "";
-    if (why == NULL && !known(node->type))
-        advise(im, def, node, advice, sizeof advice);
-    const char *reason = why;
-    if (why == NULL)
-        reason = known(node->type) ? "works on constants only; here it would run on every frame"
-                                   : "the operator is not supported";
-    bool ok = pg_refusals_add(im->refusals, node->name, node->type, reason,
-                              advice[0] != '\0' ? advice : NULL);
-    return ok ? PG_OK : pg_import_no_memory(diag);
 }
 
 /* The definition an operator is made from; its arrays live until prepare. */
@@ -368,7 +313,7 @@ static pg_err constant_node(pg_importer *im, int index, const pg_op_def *def, pg
     if (err != PG_OK && err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
     bool known_now = err == PG_OK;
-    err = !known_now && im->live[index] ? refuse(im, index, def, why.text, diag) : PG_OK;
+    err = !known_now && im->live[index] ? pg_import_refuse(im, index, def, why.text, diag) : PG_OK;
     if (err == PG_OK)
         err = number_conv(im, node, def, NULL, &conv, diag);
     if (err != PG_OK || !known_now)
@@ -397,11 +342,11 @@ static pg_err run_time_node(pg_importer *im, int index, const pg_op_def *def, bo
             pg_op_destroy(&op);
         if (err != PG_OK && err != PG_EMODEL)
             return pg_fail(diag, err, "%s", why.text);
-        err = err == PG_EMODEL && im->live[index] ? refuse(im, index, def, why.text, diag) : PG_OK;
+        err = err == PG_EMODEL && im->live[index] ? pg_import_refuse(im, index, def, why.text, diag) : PG_OK;
     } else if (im->live[index] &&
-               (!lost || !known(def->type) || pg_refusals_advice(def->type)[0] != '\0')) {
+               (!lost || !pg_import_knows(def->type) || pg_refusals_advice(def->type)[0] != '\0')) {
         /* behind a node that is on the list already, only what could never run is listed too */
-        err = refuse(im, index, def, NULL, diag);
+        err = pg_import_refuse(im, index, def, NULL, diag);
     }
     if (err == PG_OK)
         err = number_conv(im, node, def, op, &conv, diag);
@@ -438,7 +383,7 @@ static pg_err sequence_node(pg_importer *im, int index, pg_op_def *def, pg_diag 
         return run_time_node(im, index, def, false, diag);
     if (err != PG_EMODEL)
         return pg_fail(diag, err, "%s", why.text);
-    err = im->live[index] ? refuse(im, index, def, why.text, diag) : PG_OK;
+    err = im->live[index] ? pg_import_refuse(im, index, def, why.text, diag) : PG_OK;
     return err == PG_OK ? lose_outputs(im, node, diag) : err;
 }
 
