@@ -92,8 +92,16 @@ def _tensors(values, folder, kind):
     return tensors
 
 
+def _array(tensor):
+    array = numpy_helper.to_array(tensor)
+    if tensor.data_type != TensorProto.BFLOAT16 or array.dtype.kind == "f":
+        return array
+    # onnx 1.18 gives the bits, later ones a type of their own
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
 def _arrays(tensors):
-    return [None if t is None else numpy_helper.to_array(t) for t in tensors]
+    return [None if t is None else _array(t) for t in tensors]
 
 
 def _load(folder, operators):
