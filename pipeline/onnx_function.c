@@ -1,7 +1,6 @@
 /* FunctionProto: a type of node that the model itself defines by other nodes. PyTorch's exporters of
  * 2.1 to 2.4 write whole networks this way. Field numbers are those of onnx.proto. */
 #include <stdio.h>
-#include <string.h>
 
 #include "pipeline/onnx_proto.h"
 
@@ -37,28 +36,12 @@ static pg_err count_fields(pg_span message, pg_onnx_function *out, pg_span *name
     return PG_OK;
 }
 
-/* The version of ONNX's own operators its body is written in. */
-static int64_t own_opset(pg_span message) {
-    pg_wire wire = pg_wire_open(message);
-    pg_wire_field f;
-    bool ours = true;
-    int64_t version = 0;
-    while (pg_wire_next(&wire, &f)) {
-        if (f.number == 1 && f.type == PG_WIRE_BYTES)
-            ours = f.bytes.size == 0 ||
-                   (f.bytes.size == 7 && memcmp(f.bytes.data, "ai.onnx", 7) == 0);
-        else if (f.number == 2 && f.type == PG_WIRE_VARINT)
-            version = (int64_t)f.value;
-    }
-    return ours ? version : 0;
-}
-
 static pg_err read_fields(pg_span message, pg_pool *pool, pg_names *names,
                           pg_onnx_external *external, pg_onnx_function *out, pg_diag *diag) {
     pg_wire wire = pg_wire_open(message);
     pg_wire_field f;
     int in = 0, to = 0, node = 0, at = 0;
-    int64_t opset = 0;
+    int64_t opset = 0; /* of ONNX's own operators in its body */
     pg_err err = PG_OK;
     while (err == PG_OK && pg_wire_next(&wire, &f)) {
         if (f.type != PG_WIRE_BYTES)
@@ -71,8 +54,8 @@ static pg_err read_fields(pg_span message, pg_pool *pool, pg_names *names,
             err = pg_onnx_read_node(f.bytes, pool, names, external, &out->nodes[node++], diag);
         } else if (f.number == DEFAULT) {
             err = pg_onnx_read_attr(f.bytes, pool, external, &out->defaults[at++], diag);
-        } else if (f.number == OPSET && own_opset(f.bytes) > 0) {
-            opset = own_opset(f.bytes);
+        } else if (f.number == OPSET) {
+            err = pg_onnx_read_opset(f.bytes, &opset, diag);
         }
     }
     for (int i = 0; i < out->n_nodes; i++)

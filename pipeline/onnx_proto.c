@@ -59,7 +59,7 @@ static bool is_bytes(const pg_wire_field *f, uint32_t number) {
 
 /* ---- model and graph ---- */
 
-static pg_err read_opset(pg_span message, int64_t *opset, pg_diag *diag) {
+pg_err pg_onnx_read_opset(pg_span message, int64_t *opset, pg_diag *diag) {
     pg_wire wire = pg_wire_open(message);
     pg_wire_field f;
     pg_span domain = {0};
@@ -150,7 +150,7 @@ static pg_err read_outline(pg_span file, outline *o, pg_onnx_model *m, pg_diag *
         else if (is_bytes(&f, 7))
             o->graph = f.bytes, o->graphs++;
         else if (is_bytes(&f, 8))
-            err = read_opset(f.bytes, &m->opset, diag);
+            err = pg_onnx_read_opset(f.bytes, &m->opset, diag);
         else if (is_bytes(&f, 25))
             m->n_functions++;
     }

@@ -59,6 +59,9 @@ typedef struct pg_onnx_node {
 pg_err pg_onnx_read_node(pg_span message, pg_pool *pool, pg_names *names,
                          pg_onnx_external *external, pg_onnx_node *out, pg_diag *diag);
 
+/* One entry of opset_import: *opset gets the version of ONNX's own set, and stays for another's. */
+pg_err pg_onnx_read_opset(pg_span message, int64_t *opset, pg_diag *diag);
+
 /* An attribute of a node or, with its default, of a function. */
 pg_err pg_onnx_read_attr(pg_span message, pg_pool *pool, pg_onnx_external *external, pg_attr *out,
                          pg_diag *diag);
