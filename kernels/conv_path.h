@@ -1,5 +1,5 @@
 /* One direction of a convolution as oneDNN runs it, hidden from the operator that uses it: input
- * and output are channels-last float arrays, whatever layouts the library prefers inside.
+ * and output are channels-last arrays, whatever layouts the library prefers inside.
  *
  * A path is made once per model (packed weights, primitives) and shared; a run holds one session's
  * library handles on fixed pointers, so that running allocates nothing.
@@ -28,21 +28,30 @@ typedef struct pg_conv_path {
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
     dnnl_primitive_t pack; /* plain weights -> packed; NULL: they are packed */
     pg_md our_in, our_out, in, out, plain_md, weights_md, bias_md, scratchpad_md;
-    float *weights;             /* NULL: each run brings its own */
+    void *weights;              /* NULL: each run brings its own */
     float *bias;                /* NULL: none */
     size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
 } pg_conv_path;
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias); backward: d_src from d_dst,
  * bias and act ignored. weights: [out_c, in_c / groups, k_h, k_w] or NULL (each run brings its own:
- * pg_conv_run_pack), bias: [out_c] or NULL; both are copied. */
+ * pg_conv_run_pack), bias: [out_c] or NULL; both are copied.
+ *
+ * bf16: the multiplications are of bfloat16, weights and input being rounded, the sums are float;
+ * where the library has only its slow loop for that, all is float. What the caller's arrays hold
+ * is a question of its own. */
 typedef struct pg_conv_path_spec {
     const pg_conv_geometry *geometry;
     bool backward;
     const float *weights, *bias;
     pg_act act;
     float lo, hi;
+    bool bf16;             /* and then: */
+    bool in_bf16, out_bf16; /* the input array, the output array holds pg_bf16 */
 } pg_conv_path_spec;
+
+/* Where products of bfloat16 pay: TODO. */
+bool pg_conv_pays_bf16(const pg_conv_geometry *geometry);
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
  * failure *path is free and diag says why. */
@@ -59,18 +68,18 @@ typedef struct pg_conv_run {
     int n_args;
 } pg_conv_run;
 
-/* Handles on `in`, `out` and `scratch` (scratch_bytes, aligned to PG_MEM_ALIGN), which must outlive
+/* Handles on `in`, `out` (channels-last, of float or pg_bf16 as the spec said) and `scratch` (scratch_bytes, aligned to PG_MEM_ALIGN), which must outlive
  * the run. On failure *run is free. */
-pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
+pg_err pg_conv_run_make(const pg_conv_path *path, const void *in, void *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag);
 void pg_conv_run_free(pg_conv_run *run); /* and zeroes */
 
-/* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec) into the library's
- * layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by
+/* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec, but pg_bf16 if the
+ * spec said bf16) into the library's layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by
  * any run of the path. `packed` is aligned to PG_MEM_ALIGN and outlives its use. */
-pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
-                        float *packed);
-pg_err pg_conv_run_use(pg_conv_run *run, float *packed);
+pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
+                        void *packed);
+pg_err pg_conv_run_use(pg_conv_run *run, void *packed);
 
 /* Computes *out from *in. */
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/channel_bf16.h"
 #include "kernels/channel_ops.h"
 #include "kernels/conv_geometry.h"
 #include "kernels/conv_kept.h"
@@ -30,7 +31,7 @@
 
 /* Where in scratch backward keeps what, in bytes. */
 typedef struct backward_layout {
-    size_t gradient; /* float [positions, out_c]: dL/dy */
+    size_t gradient; /* float or pg_bf16 [positions, out_c]: dL/dy */
     size_t weights;  /* double [2, out_c]: what the group sums multiply with */
     size_t sums;     /* double [2, positions]: S_H, S_L */
     size_t factors;  /* float [out_c] */
@@ -46,6 +47,7 @@ typedef struct conv_op {
     pg_act act;
     float lo, hi;
     bool want_gap;
+    bool bf16;                      /* multiplies bfloat16 */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -56,7 +58,7 @@ typedef struct conv_op {
 
 typedef struct conv_state {
     pg_conv_run forward;
-    pg_conv_run backward;         /* reads d_dst */
+    pg_conv_run backward;         /* reads d_dst; unused with bfloat16 */
     pg_conv_run backward_scratch; /* reads dL/dy in scratch */
     pg_conv_kept_state *kept;     /* NULL: all channels always */
     float *gap;                   /* [out_c], if wanted */
@@ -200,10 +202,12 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
         .lo = conv->lo,
         .hi = conv->hi,
+        .bf16 = conv->bf16,
     };
     if (!err)
         err = pg_conv_path_make(&spec, &conv->forward, diag);
     spec.backward = true;
+    spec.in_bf16 = conv->bf16;
     if (!err)
         err = pg_conv_path_make(&spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
@@ -235,7 +239,8 @@ static size_t take(size_t *end, size_t bytes) {
 static void plan_scratch(conv_op *conv) {
     size_t positions = (size_t)positions_of(conv), channels = (size_t)conv->geometry.out_c;
     backward_layout *s = &conv->scratch;
-    s->gradient = take(&s->end, positions * channels * sizeof(float));
+    s->gradient =
+        take(&s->end, positions * channels * (conv->bf16 ? sizeof(pg_bf16) : sizeof(float)));
     s->weights = take(&s->end, 2 * channels * sizeof(double));
     s->sums = take(&s->end, 2 * positions * sizeof(double));
     s->factors = take(&s->end, channels * sizeof(float));
@@ -251,6 +256,7 @@ static void plan_scratch(conv_op *conv) {
 
 static pg_err prepare(pg_op *op, pg_diag *diag) {
     conv_op *conv = (conv_op *)op;
+    conv->bf16 = op->bf16 && pg_conv_pays_bf16(&conv->geometry);
     pg_err err = make_paths(conv, diag);
     if (!err && conv->want_gap && !make_gap_constants(conv))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
@@ -303,9 +309,10 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
         err = pg_conv_run_make(&conv->forward, io->src[0], io->dst[0], scratch, &s->forward, diag);
     if (!err && io->d_src && io->d_src[0]) {
         char *rest = scratch + conv->scratch.path;
-        const float *gradient = (const float *)(void *)(scratch + conv->scratch.gradient);
-        err =
-            pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward, diag);
+        const void *gradient = scratch + conv->scratch.gradient;
+        if (!conv->bf16)
+            err = pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward,
+                                   diag);
         if (!err)
             err = pg_conv_run_make(&conv->backward, gradient, io->d_src[0], rest,
                                    &s->backward_scratch, diag);
@@ -333,51 +340,68 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
 
 static void *at(const pg_op_io *io, size_t offset) { return (char *)io->scratch + offset; }
 
-/* dL/dy: the output's gradient, or in scratch what the activation lets through of it. */
-static const float *through_activation(const conv_op *conv, const pg_op_io *io) {
+static const float *kept_dst(const conv_op *conv, const pg_op_io *io) {
+    return conv->act == PG_ACT_NONE ? NULL : io->dst[0];
+}
+
+/* dL/dy: the output's gradient, or in scratch what the activation lets through of it, or that in
+ * bfloat16. */
+static const void *through_activation(const conv_op *conv, const pg_op_io *io) {
+    void *gradient = at(io, conv->scratch.gradient);
+    if (conv->bf16) {
+        pg_channel_gradient_bf16(positions_of(conv), conv->geometry.out_c, io->d_dst[0],
+                                 kept_dst(conv, io), act_range(conv), gradient);
+        return gradient;
+    }
     if (conv->act == PG_ACT_NONE)
         return io->d_dst[0];
-    float *gradient = at(io, conv->scratch.gradient);
     pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, io->d_dst[0], io->dst[0],
                             act_range(conv), gradient);
     return gradient;
 }
 
 /* The same, and in the same pass S_H, S_L and their moments. */
-static const float *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
+static const void *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     double *high = at(io, conv->scratch.weights), *low = high + channels;
     double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
-    float *gradient = at(io, conv->scratch.gradient);
+    void *gradient = at(io, conv->scratch.gradient);
     bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
     for (int64_t c = 0; c < channels; c++) {
         double s = scaled ? (double)conv->bn_scale[c] : 1.0;
         high[c] = io->prune->keep[c] ? s : 0.0;
         low[c] = io->prune->keep[c] ? 0.0 : s;
     }
-    if (conv->act == PG_ACT_NONE)
+    if (conv->bf16)
+        pg_channel_gradient_sums_bf16(positions, channels, io->d_dst[0], kept_dst(conv, io),
+                                      act_range(conv), high, low, gradient, s_high, s_low);
+    else if (conv->act == PG_ACT_NONE)
         pg_channel_group_sums(positions, channels, io->d_dst[0], high, low, s_high, s_low);
     else
         pg_channel_act_group_sums(positions, channels, io->d_dst[0], io->dst[0], act_range(conv),
                                   high, low, gradient, s_high, s_low);
     pg_channel_moments(positions, s_high, s_low, moments);
-    return conv->act == PG_ACT_NONE ? io->d_dst[0] : gradient;
+    return conv->act == PG_ACT_NONE && !conv->bf16 ? io->d_dst[0] : gradient;
 }
 
 /* d_src from dL/dy over all channels. */
-static pg_err run_all(const conv_op *conv, const pg_op_io *io, const float *gradient) {
+static pg_err run_all(const conv_op *conv, const pg_op_io *io, const void *gradient) {
     const conv_state *state = io->state;
     return pg_conv_run_execute(
         &conv->backward, gradient == io->d_dst[0] ? &state->backward : &state->backward_scratch);
 }
 
 /* The gradient in scratch, its groups multiplied by high and low. */
-static const float *scale_groups(const conv_op *conv, const pg_op_io *io, const float *gradient,
-                                 float high, float low) {
+static const void *scale_groups(const conv_op *conv, const pg_op_io *io, const void *gradient,
+                                float high, float low) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     float *factors = at(io, conv->scratch.factors), *out = at(io, conv->scratch.gradient);
     for (int64_t c = 0; c < channels; c++)
         factors[c] = io->prune->keep[c] ? high : low;
+    if (conv->bf16) {
+        pg_channel_scale_bf16(positions, channels, factors, at(io, conv->scratch.gradient));
+        return gradient;
+    }
     pg_channel_affine(positions, channels, gradient, factors, NULL, out);
     if (pg_defect("leak"))
         memcpy((float *)io->d_dst[0], out, (size_t)(positions * channels) * sizeof *out);
@@ -394,7 +418,7 @@ static pg_err backward_pruned(const conv_op *conv, const pg_op_io *io) {
     pg_group_moments moments;
     for (int64_t c = 0; c < channels; c++)
         count += prune->keep[c] != 0;
-    const float *gradient = measure(conv, io, &moments);
+    const void *gradient = measure(conv, io, &moments);
     if (!prune->weigh(prune->user, &moments, &high, &low) || count == channels)
         return run_all(conv, io, gradient);
     if (low == 0.0f && state->kept && !pg_defect("leak") &&

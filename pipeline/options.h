@@ -64,12 +64,16 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
+/* model.precision: what convolutions and matrix products multiply. */
+typedef enum pg_precision { PG_PRECISION_AUTO, PG_PRECISION_F32, PG_PRECISION_BF16 } pg_precision;
+
 typedef struct pg_explain_options {
     const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
     int class_axis;         /* of the output; negative: by its rank */
     const char *input_name; /* of the picture; NULL or "": the only one */
     const struct pg_model_value *inputs; /* [n_inputs] values of the model's other inputs */
     int n_inputs;
+    pg_precision precision;
     int threads;
     pg_input_options input;
     pg_head_options head;
