@@ -218,8 +218,9 @@ static void layer_ms(const pg_bench *b, int op, double *forward, double *backwar
 
 static void print_text(const pg_bench *b, bool layers) {
     const pg_model_info *info = pg_model_get_info(b->model);
-    printf("%s: %.3f GFLOP, %d threads, %d runs after %d to warm up\n\n", info->path,
-           (double)info->flops * 1e-9, b->threads, b->runs, b->warm_up);
+    printf("%s: %.3f GFLOP in %s, %d threads, %d runs after %d to warm up\n\n", info->path,
+           (double)info->flops * 1e-9, pg_precision_name(info->precision), b->threads, b->runs,
+           b->warm_up);
     puts("                       median ms   10 % .. 90 %");
     for (int i = 0; i < b->n_series; i++) {
         const pg_series *s = &b->series[i];
@@ -260,6 +261,7 @@ static pg_err print_json(const pg_bench *b, bool layers, pg_diag *diag) {
     pg_json_string(&json, "model", info->path);
     pg_json_string(&json, "sha256", info->sha256_hex);
     pg_json_int(&json, "flops", (int64_t)info->flops);
+    pg_json_string(&json, "precision", pg_precision_name(info->precision));
     pg_json_int(&json, "threads", b->threads);
     pg_json_int(&json, "runs", b->runs);
     pg_json_int(&json, "warm_up", b->warm_up);

@@ -58,7 +58,7 @@ typedef struct pg_wire_patches {
 /* What a result says beside the explanation itself. Strings are borrowed. */
 typedef struct pg_wire_context {
     const pg_explain_options *options;
-    const char *model_sha256, *stats_sha256;
+    const char *model_sha256, *stats_sha256, *precision;
 } pg_wire_context;
 
 /* Writes the saliency header of `frame` into `buffer` (replacing what was there). `scale`, `zero`

@@ -50,7 +50,10 @@ typedef struct pg_conv_path_spec {
     bool in_bf16, out_bf16; /* the input array, the output array holds pg_bf16 */
 } pg_conv_path_spec;
 
-/* Where products of bfloat16 pay: TODO. */
+/* True where products of bfloat16 pay, on processors where they do: in dense convolutions of at
+ * least 16 input channels. Measured on Zen 4: those run twice as fast; depthwise ones not at all
+ * (64 against 70 GFLOP/s), some of the library's ways for grouped ones many times slower, and the
+ * 3 channels of a first layer leave most of its 16 lanes empty. */
 bool pg_conv_pays_bf16(const pg_conv_geometry *geometry);
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On

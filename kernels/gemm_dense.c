@@ -2,8 +2,9 @@
  * way round the file has it. At batch 1 there is one row (M == 1) and the time is that of reading
  * W; with more rows (tokens) it is a proper matrix product.
  *
- * In bfloat16 one row takes half as long to read, and more rows are a 1x1 convolution over M
- * positions from K to N channels: conv_path.h has all that takes, in both directions. */
+ * In bfloat16, W for one row is half as long to read, in both directions; with backward alone in
+ * bfloat16 it stays float, for the sake of a single copy. More rows are a 1x1 convolution over M
+ * positions from K to N channels, and conv_path.h has all that takes. */
 #include "kernels/gemm.h"
 
 #include <stdio.h>
@@ -15,11 +16,11 @@
 typedef struct dense_op {
     pg_op op;
     pg_gemm_spec spec;  /* its constants: until prepare */
-    bool bf16;          /* weights hold pg_bf16 */
-    void *weights;      /* [N,K], alpha inside; NULL where the paths have them */
+    bool narrow;        /* weights hold pg_bf16 */
+    void *weights;      /* [N,K], alpha inside; NULL where both paths have them */
     float *bias;        /* [bias_rows, N], beta inside; NULL: none */
     int64_t bias_rows;
-    pg_conv_path forward, backward; /* bfloat16 and several rows; without bias */
+    pg_conv_path forward, backward; /* of several rows in bfloat16, without bias; else unmade */
     char impl[2 * PG_CONV_IMPL_MAX + 32];
 } dense_op;
 
@@ -36,10 +37,6 @@ static void destroy(pg_op *op) {
 }
 
 /* ---- prepare ---- */
-
-static bool by_convolution(const dense_op *dense) {
-    return dense->op.bf16 && dense->spec.m > 1 && !dense->spec.trans_a;
-}
 
 static float *copy_weights(const pg_gemm_spec *spec) {
     const float *b = spec->b->f;
@@ -63,6 +60,7 @@ static pg_bf16 *narrow(int64_t count, const float *wide) {
 
 static pg_err make_paths(dense_op *dense, const float *weights, pg_diag *diag) {
     const pg_gemm_spec *s = &dense->spec;
+    pg_op *op = &dense->op;
     const pg_conv_geometry g = {.groups = 1,
                                 .in_c = s->k,
                                 .in_h = 1,
@@ -74,16 +72,16 @@ static pg_err make_paths(dense_op *dense, const float *weights, pg_diag *diag) {
                                 .k_w = 1,
                                 .dnnl = {.strides = {1, 1}}};
     pg_conv_path_spec spec = {.geometry = &g, .weights = weights, .bf16 = true};
-    pg_err err = pg_conv_path_make(&spec, &dense->forward, diag);
+    pg_err err = op->bf16_forward ? pg_conv_path_make(&spec, &dense->forward, diag) : PG_OK;
     spec.backward = true;
-    if (!err)
+    if (!err && op->bf16_backward)
         err = pg_conv_path_make(&spec, &dense->backward, diag);
     size_t forward = dense->forward.scratch_bytes, backward = dense->backward.scratch_bytes;
-    dense->op.scratch_bytes = forward > backward ? forward : backward;
-    dense->op.weight_bytes = dense->forward.weight_bytes + dense->backward.weight_bytes;
-    snprintf(dense->impl, sizeof dense->impl, "%s, backward %s", dense->forward.impl,
-             dense->backward.impl);
-    dense->op.impl = dense->impl;
+    op->scratch_bytes = forward > backward ? forward : backward;
+    op->weight_bytes += dense->forward.weight_bytes + dense->backward.weight_bytes;
+    snprintf(dense->impl, sizeof dense->impl, "%s, backward %s",
+             op->bf16_forward ? dense->forward.impl : "oneDNN sgemm",
+             op->bf16_backward ? dense->backward.impl : "oneDNN sgemm");
     return err;
 }
 
@@ -91,18 +89,27 @@ static pg_err make_paths(dense_op *dense, const float *weights, pg_diag *diag) {
 static pg_err keep_weights(dense_op *dense, float *wide, pg_diag *diag) {
     const pg_gemm_spec *s = &dense->spec;
     pg_op *op = &dense->op;
-    dense->weights = wide;
-    op->weight_bytes = (size_t)(s->n * s->k) * sizeof(float);
+    bool any = op->bf16_forward || op->bf16_backward;
+    pg_err err = PG_OK;
+    dense->narrow = s->m == 1 && op->bf16_forward;
     op->impl = s->m == 1 ? "own gemv" : "oneDNN sgemm";
-    if (!op->bf16 || (s->m > 1 && !by_convolution(dense)))
-        return PG_OK;
-    dense->bf16 = true;
-    dense->weights = s->m == 1 ? narrow(s->n * s->k, wide) : NULL;
-    op->weight_bytes /= 2;
-    op->impl = "own gemv, bfloat16 weights";
-    pg_err err = s->m > 1 ? make_paths(dense, wide, diag) : PG_OK;
-    pg_free(wide);
-    return s->m == 1 && dense->weights == NULL ? pg_fail(diag, PG_ENOMEM, "out of memory") : err;
+    dense->weights = wide;
+    if (dense->narrow) {
+        dense->weights = narrow(s->n * s->k, wide);
+        op->impl = "own gemv, bfloat16 weights";
+        err = dense->weights ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
+    } else if (any && s->m > 1 && !s->trans_a) {
+        err = make_paths(dense, wide, diag);
+        op->impl = dense->impl;
+        if (op->bf16_forward && op->bf16_backward)
+            dense->weights = NULL;
+    }
+    if (dense->weights != wide)
+        pg_free(wide);
+    if (dense->weights)
+        op->weight_bytes +=
+            (size_t)(s->n * s->k) * (dense->narrow ? sizeof(pg_bf16) : sizeof(float));
+    return err;
 }
 
 static pg_err prepare(pg_op *op, pg_diag *diag) {
@@ -134,14 +141,17 @@ static void unbind(const pg_op *op, void **state) {
 
 static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *diag) {
     const dense_op *dense = (const dense_op *)op;
-    if (!by_convolution(dense))
+    bool forward = dense->forward.primitive, backward = dense->backward.primitive;
+    if (!forward && !backward)
         return PG_OK;
     dense_state *s = *state = pg_calloc(1, sizeof *s);
     if (s == NULL)
         return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
-    pg_err err = pg_conv_run_make(&dense->forward, io->src[0], io->dst[0], io->scratch,
-                                  &s->forward, diag);
-    if (!err && io->d_src && io->d_src[0])
+    pg_err err = PG_OK;
+    if (forward)
+        err = pg_conv_run_make(&dense->forward, io->src[0], io->dst[0], io->scratch, &s->forward,
+                               diag);
+    if (!err && backward && io->d_src && io->d_src[0])
         err = pg_conv_run_make(&dense->backward, io->d_dst[0], io->d_src[0], io->scratch,
                                &s->backward, diag);
     if (err) {
@@ -156,7 +166,7 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
 static pg_err multiply(const dense_op *dense, const pg_op_io *io, float *y) {
     const pg_gemm_spec *s = &dense->spec;
     const dense_state *state = io->state;
-    if (state)
+    if (dense->forward.primitive)
         return pg_conv_run_execute(&dense->forward, &state->forward);
     return pg_sgemm(s->trans_a, true, s->m, s->n, s->k, 1, io->src[0], dense->weights, 0, y);
 }
@@ -166,7 +176,7 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
     const pg_gemm_spec *s = &dense->spec;
     float *y = io->dst[0];
     if (s->m == 1) {
-        pg_gemv(s->n, s->k, dense->weights, dense->bf16, io->src[0], dense->bias, y);
+        pg_gemv(s->n, s->k, dense->weights, dense->narrow, io->src[0], dense->bias, y);
         pg_gemm_add_c(s, io, y);
         return PG_OK;
     }
@@ -188,10 +198,10 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
     if (d_a == NULL)
         return PG_OK;
     if (s->m == 1) {
-        pg_gemv_transposed(s->n, s->k, dense->weights, dense->bf16, d_y, d_a);
+        pg_gemv_transposed(s->n, s->k, dense->weights, dense->narrow, d_y, d_a);
         return PG_OK;
     }
-    if (state)
+    if (dense->backward.primitive)
         return pg_conv_run_execute(&dense->backward, &state->backward);
     if (s->trans_a) /* [K,M] = W^T d_Y^T */
         return pg_sgemm(true, true, s->k, s->m, s->n, 1, dense->weights, d_y, 0, d_a);

@@ -47,7 +47,7 @@ typedef struct conv_op {
     pg_act act;
     float lo, hi;
     bool want_gap;
-    bool bf16;                      /* multiplies bfloat16 */
+    bool bf16;                      /* backward multiplies bfloat16 */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -191,6 +191,8 @@ static bool fold(const conv_op *conv, float **weights, float **bias) {
 static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     float *weights = NULL, *bias = NULL;
     pg_err err = PG_OK;
+    bool pays = pg_conv_pays_bf16(&conv->geometry);
+    conv->bf16 = conv->op.bf16_backward && pays;
     if (conv->bn_scale && !fold(conv, &weights, &bias))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     pg_conv_path_spec spec = {
@@ -202,12 +204,12 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
         .lo = conv->lo,
         .hi = conv->hi,
-        .bf16 = conv->bf16,
+        .bf16 = conv->op.bf16_forward && pays,
     };
     if (!err)
         err = pg_conv_path_make(&spec, &conv->forward, diag);
     spec.backward = true;
-    spec.in_bf16 = conv->bf16;
+    spec.bf16 = spec.in_bf16 = conv->bf16;
     if (!err)
         err = pg_conv_path_make(&spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
@@ -256,7 +258,6 @@ static void plan_scratch(conv_op *conv) {
 
 static pg_err prepare(pg_op *op, pg_diag *diag) {
     conv_op *conv = (conv_op *)op;
-    conv->bf16 = op->bf16 && pg_conv_pays_bf16(&conv->geometry);
     pg_err err = make_paths(conv, diag);
     if (!err && conv->want_gap && !make_gap_constants(conv))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");

@@ -20,15 +20,16 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
-                                  .bf16 = options->precision == PG_PRECISION_BF16,
+                                  .precision = options->precision,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
-    if (options->precision == PG_PRECISION_BF16 && !pg_bf16_native())
+    if (options->precision > PG_PRECISION_F32 && !pg_bf16_native())
         return pg_fail(diag, PG_ECONFIG,
-                       "model.precision: bf16 needs a processor with bfloat16 instructions "
-                       "(AVX512_BF16), and this one has none; say auto or f32");
+                       "model.precision: %s needs a processor with bfloat16 instructions "
+                       "(AVX512_BF16), and this one has none; say auto or f32",
+                       pg_precision_name(options->precision));
     if (!options->model_path || options->model_path[0] == '\0')
         return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");
     return pg_model_open(&how, out, diag);

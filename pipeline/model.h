@@ -14,6 +14,7 @@
 
 #include "kernels/err.h"
 #include "kernels/tensor.h"
+#include "pipeline/options.h"
 #include "pipeline/refusals.h"
 
 typedef struct pg_model pg_model;
@@ -27,6 +28,8 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+const char *pg_precision_name(pg_precision precision); /* as the configuration has it */
+
 typedef struct pg_model_options {
     const char *path;
     const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
@@ -38,7 +41,7 @@ typedef struct pg_model_options {
     const pg_model_value *inputs; /* [n_inputs] what the others hold */
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
-    bool bf16;                /* convolutions and matrix products may multiply bfloat16 */
+    pg_precision precision;
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
@@ -91,7 +94,7 @@ typedef struct pg_model_info {
     int class_axis;           /* of output */
     int64_t classes;          /* its length */
     pg_squash squash;         /* the logits are the input of the file's last softmax or sigmoid */
-    bool bf16;                /* as the options said */
+    pg_precision precision;   /* not PG_PRECISION_AUTO */
     int n_convs;
     const pg_conv_info *convs;
     int nodes_in_file, nodes_folded, nodes_run;

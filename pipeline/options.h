@@ -64,8 +64,13 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
-/* model.precision: what convolutions and matrix products multiply. */
-typedef enum pg_precision { PG_PRECISION_AUTO, PG_PRECISION_F32, PG_PRECISION_BF16 } pg_precision;
+/* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */
+typedef enum pg_precision {
+    PG_PRECISION_AUTO,
+    PG_PRECISION_F32,
+    PG_PRECISION_BF16,
+    PG_PRECISION_BF16_BACKWARD /* forward in float32 */
+} pg_precision;
 
 typedef struct pg_explain_options {
     const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
