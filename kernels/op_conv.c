@@ -149,6 +149,7 @@ void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi) {
     conv->lo = lo;
     conv->hi = hi;
     op->keeps_dst = act != PG_ACT_NONE;
+    op->relu = act == PG_ACT_RELU || (act == PG_ACT_CLIP && lo == 0);
 }
 
 void pg_conv_want_gap(pg_op *op) {

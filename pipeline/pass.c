@@ -88,6 +88,13 @@ pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
 
 static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
 
+/* The end of both ways backward, `begin` being when they set out. */
+static pg_err finish_backward(pg_pass *pass, uint64_t begin, pg_err err) {
+    pg_pass_mark(pass, PG_STAGE_BACKWARD);
+    learn(&pass->backward_ns, pass->mark - begin);
+    return err;
+}
+
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     uint64_t begin = pass->mark;
     const pg_conv_prune *convs = NULL;
@@ -103,10 +110,18 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     pg_pass_mark(pass, PG_STAGE_SELECT);
     pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
                  pass->seed);
-    pg_err err = pg_session_backward(pass->session, pass->seed, convs, diag);
-    pg_pass_mark(pass, PG_STAGE_BACKWARD);
-    learn(&pass->backward_ns, pass->mark - begin);
-    return err;
+    return finish_backward(pass, begin,
+                           pg_session_backward(pass->session, pass->seed, convs, diag));
+}
+
+pg_err pg_pass_backward_guided(pg_pass *pass, pg_diag *diag) {
+    uint64_t begin = pass->mark;
+    pass->pruned = false;
+    pass->rule = "none";
+    pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
+                 pass->seed);
+    return finish_backward(pass, begin,
+                           pg_session_backward_guided(pass->session, pass->seed, diag));
 }
 
 pg_err pg_pass_reserve(pg_pass *pass, pg_diag *diag) {

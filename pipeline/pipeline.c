@@ -294,6 +294,7 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wi
     const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : p->explainer->method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
+    p->pass.frame = frame;
     p->pass.deadline = deadline_of(p, wish);
     pg_drop reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
     if (!reason)

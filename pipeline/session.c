@@ -186,8 +186,22 @@ static const pg_conv_prune *prune_of(const pg_node *node, const pg_conv_prune *p
     return &prune[node->conv];
 }
 
-pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
-                           pg_diag *diag) {
+PG_CLONES static void drop_negative(int64_t count, float *d_dst) {
+    for (int64_t i = 0; i < count; i++)
+        d_dst[i] = d_dst[i] > 0 ? d_dst[i] : 0;
+}
+
+/* Guided backpropagation, in place: all readers of the value have added to its gradient, and nobody
+ * but the operator that made it reads it any more. */
+static void guide(const pg_session *s, int index) {
+    const pg_op *op = s->model->graph.nodes[index].op;
+    if (op->relu)
+        drop_negative(pg_shape_count(&op->dst[0].shape),
+                      at(s, s->model->plan.nodes[index].d_dst[0]));
+}
+
+static pg_err backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                       bool guided, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
     memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
@@ -198,6 +212,8 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
             continue;
         uint64_t start = now(session);
         clear_unread(session, i);
+        if (guided)
+            guide(session, i);
         r->io.prune = prune_of(node, prune);
         pg_err err = node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;
@@ -207,6 +223,15 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
         r->backward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                           pg_diag *diag) {
+    return backward(session, seed, prune, false, diag);
+}
+
+pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag) {
+    return backward(session, seed, NULL, true, diag);
 }
 
 const float *pg_session_d_input(const pg_session *session) {

@@ -30,6 +30,9 @@ const float *pg_session_output(const pg_session *session);
 pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
                            pg_diag *diag);
 
+/* The same by guided backpropagation: what is negative does not pass an operator with a ReLU. */
+pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag);
+
 /* The gradient of the last backward in the input's own layout and shape. */
 const float *pg_session_d_input(const pg_session *session);
 
