@@ -153,6 +153,7 @@ struct pg_op {
                        planner shares the memory, forward and backward are never called */
     bool keeps_src; /* (create) backward reads src */
     bool keeps_dst; /* (create) backward reads dst */
+    int in_place;   /* (create) backward may write d_src[in_place - 1] over d_dst[0]; 0: none */
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */
