@@ -18,6 +18,7 @@ typedef struct pg_node {
     int *src, *dst;       /* value numbers, as op->src and op->dst; in the graph's pool */
     int conv;             /* number of the convolution (pg_conv_info), -1: none */
     bool has_batch_norm, has_act; /* already absorbed (also: a scale and shift by channel) */
+    bool has_add;         /* the same of a residual addition */
     bool on_path;         /* depends on the input (and everything here leads to the logits) */
 } pg_node;
 

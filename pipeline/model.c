@@ -45,7 +45,7 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, &model->load, diag);
+        err = pg_optimise(&model->graph, &model->load, options->fuse_add, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;

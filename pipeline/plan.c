@@ -71,13 +71,15 @@ static void forward_blocks(planner *p) {
 /* ---- backward ---- */
 
 /* The readers of a value are met last to first: the first one met writes the gradient, the others
- * write a scrap that is added to it. */
-static void contribute(planner *p, int value, int step, pg_contribution *out) {
+ * write a scrap that is added to it. `over`: the block of a gradient that is read for the last time
+ * and may be written over, -1: none. */
+static void contribute(planner *p, int value, int step, int over, pg_contribution *out) {
     int root = p->root[value];
     size_t bytes = value_bytes(p->graph, root);
     *out = (pg_contribution){.add = PG_NOWHERE, .count = (int64_t)(bytes / sizeof(float))};
     if (p->d_block[root] < 0) {
-        p->d_block[root] = new_block(p, bytes, step, step);
+        bool fits = over >= 0 && p->blocks[over].bytes == bytes;
+        p->d_block[root] = fits ? over : new_block(p, bytes, step, step);
         out->to = (size_t)p->d_block[root];
         return;
     }
@@ -120,7 +122,8 @@ static void backward_blocks(planner *p) {
             plan->d_dst[k] = (size_t)p->d_block[root];
         }
         for (int k = 0; k < node->op->n_src; k++)
-            contribute(p, node->src[k], step, &plan->d_src[k]);
+            contribute(p, node->src[k], step,
+                       node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, &plan->d_src[k]);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }
