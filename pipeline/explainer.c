@@ -19,6 +19,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
+                                  .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};

@@ -77,6 +77,7 @@ typedef struct pg_explain_options {
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
     pg_prune_options prune;
+    bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
