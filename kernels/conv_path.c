@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
+
+static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -257,7 +260,40 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
     return status;
 }
 
+static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
+    for (size_t i = 0; !spec->library_only && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+        if (own_kernels[i]->takes(spec))
+            return own_kernels[i];
+    return NULL;
+}
+
+static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
+    path->backward = spec->backward;
+    path->geometry = *spec->geometry;
+    path->act = spec->act;
+    path->lo = spec->lo;
+    path->hi = spec->hi;
+    path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
+    path->packed_bytes = path->own->packed_bytes(spec->geometry);
+    snprintf(path->impl, sizeof path->impl, "%s", path->own->name);
+    dnnl_status_t status = copy_bias(spec, path);
+    if (!status && spec->weights) {
+        path->weight_bytes += path->packed_bytes;
+        path->weights = pg_malloc(path->packed_bytes);
+        if (path->weights)
+            path->own->pack(spec->geometry, spec->weights, path->weights);
+        else
+            status = dnnl_out_of_memory;
+    }
+    if (status)
+        pg_conv_path_free(path);
+    return pg_dnnl_check(status, "convolution", diag);
+}
+
 pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
+    path->own = own_kernel(spec);
+    if (path->own)
+        return make_own(spec, path, diag);
     if (pg_dnnl_engine() == NULL)
         return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
                        DNNL_VERSION_MAJOR, dnnl_version()->major);
@@ -333,6 +369,13 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
 
 pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag) {
+    if (path->own) {
+        run->own_in = in;
+        run->own_out = out;
+        run->own_scratch = scratch;
+        run->own_weights = path->weights;
+        return PG_OK;
+    }
     dnnl_status_t status =
         dnnl_stream_create(&run->stream, pg_dnnl_engine(), dnnl_stream_default_flags);
     if (!status)
@@ -394,11 +437,18 @@ pg_err pg_conv_run_read(pg_conv_run *run, const float *in) {
 }
 
 pg_err pg_conv_run_use(pg_conv_run *run, float *packed) {
+    run->own_weights = packed;
+    if (!run->weights)
+        return PG_OK;
     return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
 }
 
 pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
                         float *packed) {
+    if (path->own) {
+        path->own->pack(&path->geometry, plain, packed);
+        return pg_conv_run_use(run, packed);
+    }
     dnnl_status_t status = point(run->plain, plain);
     if (!status)
         status = point(run->weights, packed);
@@ -410,6 +460,11 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float 
 }
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
+    if (path->own) {
+        path->own->run(path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out,
+                                             run->own_scratch});
+        return PG_OK;
+    }
     dnnl_status_t status = dnnl_success;
     if (path->reorder_in)
         status = reorder(path->reorder_in, run->stream, run->our_in, run->in);

@@ -1,5 +1,6 @@
-/* One direction of a convolution as oneDNN runs it, hidden from the operator that uses it: input
- * and output are channels-last float arrays, whatever layouts the library prefers inside.
+/* One direction of a convolution as oneDNN or a kernel of our own (conv_kernel.h) runs it, hidden
+ * from the operator that uses it: input and output are channels-last float arrays, whatever layouts
+ * the library prefers inside.
  *
  * A path is made once per model (packed weights, primitives) and shared; a run holds one session's
  * library handles on fixed pointers, so that running allocates nothing.
@@ -17,6 +18,8 @@ typedef struct pg_conv_geometry {
 
 enum { PG_CONV_IMPL_MAX = 80 };
 
+struct pg_conv_kernel; /* conv_kernel.h */
+
 /* Zero-initialise. Private but for the numbers and the name. */
 typedef struct pg_conv_path {
     size_t scratch_bytes; /* a run needs */
@@ -32,6 +35,11 @@ typedef struct pg_conv_path {
     float *weights;             /* NULL: each run brings its own */
     float *bias;                /* NULL: none */
     size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
+    const struct pg_conv_kernel *own; /* NULL: the library runs it. Otherwise of the above only
+                                         weights and bias are used, and: */
+    pg_conv_geometry geometry;
+    pg_act act;
+    float lo, hi;
 } pg_conv_path;
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src
@@ -46,6 +54,7 @@ typedef struct pg_conv_path_spec {
     bool add;
     pg_act act;
     float lo, hi;
+    bool library_only; /* no kernel of our own */
 } pg_conv_path_spec;
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
@@ -61,6 +70,9 @@ typedef struct pg_conv_run {
     dnnl_memory_t our_in, our_out, in, out, plain, weights, bias, addend, scratchpad;
     dnnl_exec_arg_t args[PG_CONV_RUN_ARGS];
     int n_args;
+    const float *own_in, *own_weights; /* where path.own runs */
+    float *own_out;
+    void *own_scratch;
 } pg_conv_run;
 
 /* Handles on `in`, `out` and `scratch` (scratch_bytes, aligned to PG_MEM_ALIGN), which must outlive

@@ -48,7 +48,7 @@ typedef struct conv_op {
     pg_act act;
     float lo, hi;
     bool skip; /* src[1] is added before the activation */
-    bool want_gap;
+    bool want_gap, library_only;
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -181,6 +181,11 @@ void pg_conv_expect_kept(pg_op *op, int64_t most) {
     ((conv_op *)op)->most_kept = most;
 }
 
+void pg_conv_library_only(pg_op *op) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->library_only = true;
+}
+
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
     const conv_state *state = io->state;
     return pg_op_is_conv(op) && state ? state->gap : NULL;
@@ -221,6 +226,7 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
         .lo = conv->lo,
         .hi = conv->hi,
+        .library_only = conv->library_only,
     };
     if (!err)
         err = pg_conv_path_make(&spec, &conv->forward, diag);

@@ -42,6 +42,9 @@ void pg_conv_want_gap(pg_op *op);
  * take the long one. Costs a copy of the weights. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
+/* Between create and prepare: no kernels of our own (conv_kernel.h). */
+void pg_conv_library_only(pg_op *op);
+
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
 

@@ -20,6 +20,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .height = options->input.height,
                                   .width = options->input.width,
                                   .fuse_add = options->fuse_add,
+                                  .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};

@@ -132,6 +132,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
     pg_span file = {0};
@@ -174,6 +175,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        if (model->library_only && pg_op_is_conv(op))
+            pg_conv_library_only(op);
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
         if (err != PG_OK)
             return pg_fail_in(diag, err, "%s", model->info.path);

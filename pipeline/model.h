@@ -39,6 +39,7 @@ typedef struct pg_model_options {
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
     bool fuse_add;            /* residual additions are done by the convolution before them */
+    bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */

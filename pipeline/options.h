@@ -111,6 +111,7 @@ typedef struct pg_explain_options {
     pg_ig_options ig;
     pg_smoothgrad_options smoothgrad;
     bool fuse_add;          /* residual additions are done by the convolution before them */
+    bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
