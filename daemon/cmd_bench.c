@@ -26,6 +26,8 @@ static const pg_cli_option options[] = {
     {"--only", "LIST", NULL, "only these series, separated by commas: forward,backward,parchgrad"},
     {"--layers", NULL, NULL, "also the time of each operator"},
     {"--full", NULL, NULL, "also parchgrad without engine.kept_channels"},
+    {"--cpu-time", NULL, NULL,
+     "processor time instead of elapsed time, for one thread on a busy machine"},
     {"--step", NULL, NULL,
      "measure when told: for each number of runs read from stdin, one line of JSON"},
     {0},
@@ -41,6 +43,7 @@ typedef struct pg_runner {
 typedef struct pg_bench {
     const pg_config *config;
     bool layers, full, step;
+    pg_clock_fn now;
     uint64_t done, total;
     pg_bench_result result;
     pg_model *model; /* the bare network's */
@@ -108,16 +111,16 @@ static pg_err open_network(pg_bench *b, pg_diag *diag) {
 static pg_err run_network(pg_bench *b, int run, pg_diag *diag) {
     pg_series *forward = &b->result.series[PG_BENCH_FORWARD];
     pg_series *backward = &b->result.series[PG_BENCH_BACKWARD];
-    uint64_t begin = pg_clock_monotonic();
+    uint64_t begin = b->now();
     pg_err err = pg_session_forward(b->session, diag);
-    uint64_t middle = pg_clock_monotonic();
+    uint64_t middle = b->now();
     if (err == PG_OK && forward->wanted)
         err = note(b, forward, run, middle - begin, diag);
     if (err != PG_OK || !backward->wanted)
         return err;
-    middle = pg_clock_monotonic();
+    middle = b->now();
     err = pg_session_backward(b->session, b->seed, NULL, diag);
-    uint64_t end = pg_clock_monotonic();
+    uint64_t end = b->now();
     return err == PG_OK ? note(b, backward, run, end - middle, diag) : err;
 }
 
@@ -141,7 +144,7 @@ static pg_err profile_layers(pg_bench *b, pg_diag *diag) {
     if (b->layer_ms == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
     for (int run = 0; err == PG_OK && run < b->result.runs; run++) {
-        pg_session_profile(b->session, pg_clock_monotonic); /* from zero */
+        pg_session_profile(b->session, b->now); /* from zero */
         err = pg_session_forward(b->session, diag);
         if (err == PG_OK)
             err = pg_session_backward(b->session, b->seed, NULL, diag);
@@ -157,7 +160,7 @@ static pg_err open_runner(pg_bench *b, pg_runner *runner, pg_diag *diag) {
     pg_err err = pg_cli_locate(
         b->config, pg_explainer_create(&runner->explain, &runner->explainer, diag), diag);
     if (err == PG_OK)
-        err = pg_pipeline_create(runner->explainer, pg_clock_monotonic, &runner->pipeline, diag);
+        err = pg_pipeline_create(runner->explainer, b->now, &runner->pipeline, diag);
     return err;
 }
 
@@ -195,10 +198,10 @@ static pg_err open_methods(pg_bench *b, pg_diag *diag) {
 
 static pg_err run_method(pg_bench *b, pg_series *s, int run, pg_diag *diag) {
     pg_explanation result;
-    uint64_t begin = pg_clock_monotonic();
+    uint64_t begin = b->now();
     if (pg_pipeline_run(s->pipeline, &b->frame, s->method, NULL, &result, diag) != PG_DROP_NONE)
         return pg_fail_in(diag, PG_EFAIL, "method %s", s->method);
-    uint64_t end = pg_clock_monotonic();
+    uint64_t end = b->now();
     for (int i = 0; run >= b->result.warm_up && i < PG_STAGE_COUNT; i++)
         s->stage_ms[i][s->count] = (double)result.timing_ns[i] * 1e-6;
     return note(b, s, run, end - begin, diag);
@@ -245,7 +248,7 @@ static pg_err measure_once(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     if (err == PG_OK && b->layers)
         err = profile_layers(b, diag);
     if (err == PG_OK)
-        err = pg_peak_measure(pg_clock_monotonic, &b->result.peak, diag);
+        err = pg_peak_measure(b->now, &b->result.peak, diag);
     pg_progress_end(&b->progress);
     if (err == PG_OK && cli->json)
         return pg_bench_print_json(&b->result, diag);
@@ -314,6 +317,8 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     b->layers = pg_cli_value(cli, "--layers") != NULL;
     b->full = pg_cli_value(cli, "--full") != NULL;
     b->step = pg_cli_value(cli, "--step") != NULL;
+    bool processor = pg_cli_value(cli, "--cpu-time") != NULL;
+    b->now = processor ? pg_clock_processor : pg_clock_monotonic;
     pg_err err = pg_cli_number(cli, "--runs", 1, 100000, 20, &r->runs, diag);
     if (err == PG_OK)
         err = pg_cli_number(cli, "--warm-up", 0, 100000, 3, &r->warm_up, diag);
@@ -334,6 +339,8 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     b->full_runner.explain = *explain;
     b->full_runner.explain.kept_channels = false;
     r->threads = pg_threads_set(explain->threads);
+    if (processor && r->threads != 1)
+        return pg_fail(diag, PG_ECONFIG, "--cpu-time is for one thread: --set model.threads=1");
     for (int i = 0; i < r->n_series; i++)
         b->total += r->series[i].wanted ? (uint64_t)(r->runs + r->warm_up) : 0;
     return PG_OK;

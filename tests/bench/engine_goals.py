@@ -45,7 +45,7 @@ class Block:
                 for (part, what), goal in self.goals().items():
                     self.row(part, what, goal=goal, note=f"not supported here: {e}")
                 return
-            times = peers.rounds(running, self.options.rounds, tick, once=("reference", "hooked"))
+            times = peers.rounds(running, self.options.rounds, tick, once=("reference", "hooked", "frozen"))
             self.rows(times)
 
     def ours(self, only, precision=None, **settings):
@@ -72,6 +72,7 @@ class Block:
             add("class", self.ours("parchgrad", **EVERY_LAYER, **{"parchgrad.select": "class"}, **stats))
             add("instance", self.ours("parchgrad", **EVERY_LAYER, **{"parchgrad.select": "instance"}, **stats))
             add("hooked", peers.hooked_parchgrad(self.net, self.threads))
+            add("frozen", peers.hooked_parchgrad(self.net, self.threads, frozen=True))
             if self.precision == "f32":
                 add("reference", peers.reference_parchgrad(self.net, self.threads))
         return made
@@ -108,7 +109,9 @@ class Block:
             self.compare(times, "P2", f"ParchGrad, {select} / own forward", map_, ("bare.forward",), "input to map",
                          price=True)
             self.compare(times, "P2", f"ParchGrad, {select} / hooks in torch", map_, ("hooked.hooked",),
-                         "theirs in f32, built as the authors' code is")
+                         "theirs in f32, as the authors' code does it")
+        self.compare(times, "P2", "ParchGrad, random / hooks in torch, weights frozen", ("random.parchgrad",),
+                     ("frozen.hooked",), "theirs without the gradients of weights that come along")
         self.compare(times, "P2", "ParchGrad, random / tests/ref", ("random.parchgrad",), ("reference.reference",),
                      "theirs in float64")
         self.compare(times, "P3", "forward / ONNX Runtime", ("bare.forward",), ("ort.onnxruntime",), "theirs in f32")

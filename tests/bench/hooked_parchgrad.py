@@ -1,8 +1,8 @@
-"""ParchGrad the way it is commonly written in PyTorch, and as its authors' own code works: hooks on the modules, in
+"""ParchGrad the way its authors' code does it in PyTorch (github.com/fxnnxc/parchgrad): hooks on the modules, in
 float32. A forward hook records each convolution's channel means; a full backward hook chooses the channels, scales
 the gradient at the convolution's output, and computes the gradient at its input a second time, because torch has by
-then computed it from the unscaled one. (Gradients of weights are switched off, which is kinder to it than calling
-backward() on a network as it comes.)
+then computed it from the unscaled one. backward() on a network as torchvision returns it also computes the
+gradients of all weights, which nobody asked for; `frozen` leaves them out.
 
 This is the speed that a user of such code knows. It is not the truth that results are compared with: that is tests/ref.
 """
@@ -16,8 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 class HookedParchGrad:
     """explain(x [3,H,W]) -> map [H,W] of the likeliest class; random p-values stand for a calibration's."""
 
-    def __init__(self, module, quantile):
-        self.module, self.quantile = copy.deepcopy(module), quantile
+    def __init__(self, module, quantile, frozen=False):
+        self.module, self.quantile = copy.deepcopy(module).requires_grad_(not frozen), quantile
         self.p, self.gap = {}, {}
         random = torch.Generator().manual_seed(1)
         for m in self.module.modules():
@@ -29,6 +29,7 @@ class HookedParchGrad:
                 m.register_full_backward_hook(self.on_backward)
 
     def __call__(self, x):
+        self.module.zero_grad()
         leaf = x[None].clone().requires_grad_(True)
         logits = self.module(leaf)
         logits.max().backward()

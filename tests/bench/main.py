@@ -40,6 +40,8 @@ def arguments():
     parser.add_argument("--nets", help="comma separated (all that the goals name)")
     parser.add_argument("--precisions", default="f32,bf16", help="comma separated (f32,bf16)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true",
+                        help="P1 to P3 in processor time, with one thread: for a busy machine")
     parser.add_argument("--rounds", type=int, default=0, help="of all peers in turn (5)")
     parser.add_argument("--only", default="", metavar="PARTS", help="comma separated: " + " ".join(PARTS))
     parser.add_argument("--scaling", action="store_true", help="instead: time against size, channels, threads, streams")
@@ -49,6 +51,7 @@ def arguments():
                         help="puts another run, say on another oneDNN, beside this one")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
+    options.threads = 1 if options.cpu_time else options.threads
     options.parts = options.only.split(",") if options.only else [p for p in PARTS if p != "report"]
     options.precisions = options.precisions.split(",")
     if set(options.parts) - set(PARTS):
@@ -160,6 +163,9 @@ def main():
         import scaling
         return scaling.main(options)
     report = Report(describe_machine())
+    if options.cpu_time:
+        engine_goals.peers.use_processor_time()
+        report.machine["P1 to P3"] = "processor time of one thread, not elapsed time"
     report.keep(options.out / "report.json")
     if options.merge:
         report.merge(options.merge)

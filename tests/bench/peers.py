@@ -19,6 +19,13 @@ from hooked_parchgrad import HookedParchGrad
 
 PAUSE = .02  # until the threads of the peer before have gone to sleep
 SLICE = .25  # seconds of a round that a peer may fill with calls
+clock, cpu_time = time.perf_counter, []
+
+
+def use_processor_time():
+    """For one thread on a busy machine: from now on what is measured is processor time."""
+    global clock, cpu_time
+    clock, cpu_time = time.process_time, ["--cpu-time"]
 
 
 class NotSupported(Exception):
@@ -32,7 +39,7 @@ class Ours:
     def __init__(self, net, threads, only, **settings):
         self.errors = tempfile.TemporaryFile("w+")
         command = [cli.binary(), "bench", "--model", net.path, "--step", "--only", only, "--runs", "1000",
-                   *cli.settings({"model.threads": threads, **settings})]
+                   *cpu_time, *cli.settings({"model.threads": threads, **settings})]
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors, text=True,
                                         env={**os.environ, "OMP_NUM_THREADS": str(threads)})
@@ -74,9 +81,9 @@ class InPython:
     def run(self, calls):
         times = []
         for _ in range(calls):
-            begin = time.perf_counter()
+            begin = clock()
             self.call()
-            times.append((time.perf_counter() - begin) * 1e3)
+            times.append((clock() - begin) * 1e3)
         return {self.name: (statistics.median(times), min(times))}
 
     def close(self):
@@ -104,9 +111,9 @@ def onnxruntime_forward(net, threads):
     return InPython("onnxruntime", lambda: session.run(None, x))
 
 
-def hooked_parchgrad(net, threads):
+def hooked_parchgrad(net, threads, frozen=False):
     torch.set_num_threads(threads)
-    explain = HookedParchGrad(net.module(), quantile=.1)
+    explain = HookedParchGrad(net.module(), .1, frozen)
     x = torch.from_numpy(net.picture())
     return InPython("hooked", lambda: explain(x))
 
