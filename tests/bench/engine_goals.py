@@ -12,6 +12,7 @@ from report import Row
 
 SECONDS = {"resnet18": 5, "resnet50": 11, "vgg16": 22, "densenet121": 16, "mobilenet_v2": 8, "efficientnet_lite0": 8,
            "tiny_resnet": 1}  # of a block, on a quiet machine: for the time left
+TRICK_NETS = ("resnet50", "vgg16", "mobilenet_v2")  # one of each kind
 
 
 def steps(options, report, folder):
@@ -21,7 +22,7 @@ def steps(options, report, folder):
             block = Block(net, precision, options, report, folder)
             yield f"P1-P3 {net.name} {precision}", SECONDS[net.name], block.measure
     if "tricks" in options.parts:
-        for net in options.nets:
+        for net in [net for net in options.nets if net.name in TRICK_NETS] or options.nets:
             for precision in options.precisions:
                 for key, default in engine_keys().items():
                     trick = Trick(net, precision, key, default, options, report)
@@ -45,7 +46,7 @@ class Block:
                 for (part, what), goal in self.goals().items():
                     self.row(part, what, goal=goal, note=f"not supported here: {e}")
                 return
-            times = peers.rounds(running, self.options.rounds, tick, once=("reference", "hooked", "frozen"))
+            times = peers.rounds(running, self.options.rounds, tick)
             self.rows(times)
 
     def ours(self, only, precision=None, **settings):

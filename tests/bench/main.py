@@ -2,6 +2,7 @@
 tricks (every switch of the engine turned), report (nothing is measured, the report is written again)."""
 import argparse
 import ctypes
+import json
 import os
 import pathlib
 import platform
@@ -83,7 +84,7 @@ def onednn_version(binary):
     return f"{v.major}.{v.minor}.{v.patch}"
 
 
-def describe_machine():
+def describe_machine(options):
     import onnxruntime
     import torch
 
@@ -91,9 +92,14 @@ def describe_machine():
     from report import load_average
     cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     git = subprocess.run(["git", "-C", str(cli.ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    peak = json.loads(cli.run("bench", "--model", options.nets[0].path, "--only", "forward", "--runs", 1, "--json",
+                              "--set", f"model.threads={options.threads}",
+                              env={"OMP_NUM_THREADS": str(options.threads)}).stdout)["peak"]
     return {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "parchgradd": git.stdout.strip() or "unknown",
             "oneDNN": onednn_version(cli.binary()), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
             "processor": f"{cpu.group(1) if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} usable",
+            f"peak, {options.threads} threads": f"{peak['f32_gflops']:.0f} GFLOP/s f32, {peak['bf16_gflops']:.0f} bf16, memory "
+            f"{peak['read_gbs']:.1f} GB/s",
             "load average at the start": load_average()}
 
 
@@ -162,7 +168,7 @@ def main():
     if options.scaling:
         import scaling
         return scaling.main(options)
-    report = Report(describe_machine())
+    report = Report(describe_machine(options))
     if options.cpu_time:
         engine_goals.peers.use_processor_time()
         report.machine["P1 to P3"] = "processor time of one thread, not elapsed time"
