@@ -95,6 +95,7 @@ typedef struct pg_model_info {
     const char *watched_name; /* NULL: no value is watched */
     pg_desc watched;          /* [1,C,H,W]; its layout is known after prepare */
     bool linear_tail;         /* the logits are an affine function of it */
+    double tail_share;        /* of forward's FLOPs, that lie behind it */
     int n_convs;
     const pg_conv_info *convs;
     int nodes_in_file, nodes_folded, nodes_run;

@@ -102,7 +102,12 @@ pg_err pg_watch_describe(const pg_graph *g, pg_model_info *info, pg_diag *diag) 
                        name);
     info->watched_name = name[0] != '\0' ? name : node_name(g, maker);
     info->linear_tail = true;
-    for (int i = maker + 1; i < g->n_nodes; i++)
-        info->linear_tail = info->linear_tail && affine(&g->nodes[i]);
+    double flops = 0, tail = 0;
+    for (int i = 0; i < g->n_nodes; i++) {
+        flops += (double)g->nodes[i].op->flops;
+        tail += i > maker ? (double)g->nodes[i].op->flops : 0;
+        info->linear_tail = info->linear_tail && (i <= maker || affine(&g->nodes[i]));
+    }
+    info->tail_share = flops > 0 ? tail / flops : 0;
     return PG_OK;
 }
