@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/cam.h"
 #include "pipeline/decode.h"
 #include "pipeline/explainer.h"
 #include "pipeline/image_write.h"
@@ -190,16 +191,30 @@ static void list_top(const pg_pipeline *p, pg_explanation *out) {
     out->explained = top_of(p, scale, p->pass.klass);
 }
 
+/* The attribution, reduced to one value per position and brought to the picture's size. */
+static void draw_map(pg_pipeline *p) {
+    const pg_attribution *a = &p->attribution;
+    int64_t area = p->height * p->width, small_area = a->height * a->width;
+    bool whole = small_area == area;
+    float *small = whole ? p->map : p->scratch.values; /* which has twice the room */
+    pg_assert(small_area <= 2 * area);
+    if (a->finish == PG_FINISH_NONE)
+        pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels, small_area,
+                      small);
+    else
+        memcpy(small, a->values, (size_t)small_area * sizeof *small);
+    if (a->finish == PG_FINISH_CAM)
+        pg_cam_scale(small_area, small);
+    if (!whole)
+        pg_map_enlarge(small, a->height, a->width, false, p->map, p->height, p->width);
+    if (a->finish != PG_FINISH_NONE)
+        pg_cam_scale(area, p->map);
+}
+
 static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
     const pg_attribution *a = &p->attribution;
     int64_t area = p->height * p->width;
-    bool whole = a->height == p->height && a->width == p->width;
-    float *reduced = whole ? p->map : p->scratch.values; /* which has twice the room */
-    pg_assert(a->height * a->width <= 2 * area);
-    pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels,
-                  a->height * a->width, reduced);
-    if (!whole)
-        pg_map_enlarge(reduced, a->height, a->width, p->map, p->height, p->width);
+    draw_map(p);
     pg_map_smooth(&p->scratch, p->map);
     if (!pg_map_finite(p->map, area))
         return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
