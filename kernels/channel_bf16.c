@@ -2,6 +2,8 @@
  * instructions and hides behind the memory these loops wait for. */
 #include "kernels/channel_bf16.h"
 
+#include <string.h>
+
 #include "kernels/simd.h"
 
 enum { RANGE_ELEMENTS = 16384, LANES = 16 };
@@ -15,49 +17,72 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- the gradient ---- */
 
-/* What the activation lets through; without one (dst NULL) everything, infinities included. The
- * compiler makes two loops of it. */
-static inline float passed(const float *d_dst, const float *dst, float lo, float hi, int64_t i) {
-    return dst == NULL || (dst[i] > lo && dst[i] < hi) ? d_dst[i] : 0.0f;
+/* What the activation lets through of element i; without one everything, infinities included. */
+static inline float passed(const pg_bf16_gradient *g, int64_t i) {
+    bool passes = g->dst == NULL || (g->dst[i] > g->act.lo && g->dst[i] < g->act.hi);
+    return passes ? g->d_dst[i] : 0.0f;
 }
 
-PG_CLONES static void gradient_range(int64_t first, int64_t last, const float *d_dst,
-                                     const float *dst, float lo, float hi, pg_bf16 *out) {
-    for (int64_t i = first; i < last; i++)
-        out[i] = pg_bf16_round(passed(d_dst, dst, lo, hi, i));
+/* The constants `act` and `skip` make a loop without tests of each of the four kinds. */
+static inline __attribute__((always_inline)) void
+gradient_loop(int64_t first, int64_t last, pg_bf16_gradient g, bool act, bool skip) {
+    if (!act)
+        g.dst = NULL;
+#pragma omp simd /* skip may be d_dst: element by element that is right */
+    for (int64_t i = first; i < last; i++) {
+        float v = passed(&g, i);
+        g.out[i] = pg_bf16_round(v);
+        if (skip)
+            g.skip[i] = v;
+    }
 }
 
-void pg_channel_gradient_bf16(int64_t positions, int64_t channels, const float *d_dst,
-                              const float *dst, pg_act_range act, pg_bf16 *out) {
+PG_CLONES static void gradient_range(int64_t first, int64_t last, const pg_bf16_gradient *g) {
+    if (g->dst && g->skip)
+        gradient_loop(first, last, *g, true, true);
+    else if (g->dst)
+        gradient_loop(first, last, *g, true, false);
+    else
+        gradient_loop(first, last, *g, false, g->skip != NULL);
+}
+
+void pg_channel_gradient_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g) {
     int64_t count = positions * channels;
 #pragma omp parallel for schedule(static) if (count > RANGE_ELEMENTS)
     for (int64_t i = 0; i < count; i += RANGE_ELEMENTS)
-        gradient_range(i, smaller(i + RANGE_ELEMENTS, count), d_dst, dst, act.lo, act.hi, out);
+        gradient_range(i, smaller(i + RANGE_ELEMENTS, count), g);
+}
+
+void pg_bf16_round_all(int64_t count, const float *x, pg_bf16 *out) {
+    pg_channel_gradient_bf16(1, count, &(pg_bf16_gradient){.d_dst = x, .out = out});
 }
 
 /* ---- with group sums ---- */
 
-PG_CLONES static void sums_range(int64_t first, int64_t last, int64_t channels, const float *d_dst,
-                                 const float *dst, float lo, float hi, const double *w_high,
-                                 const double *w_low, pg_bf16 *out, double *s_high,
-                                 double *s_low) {
+PG_CLONES static void sums_range(int64_t first, int64_t last, int64_t channels,
+                                 const pg_bf16_gradient *g, const double *w_high,
+                                 const double *w_low, double *s_high, double *s_low) {
+    enum { BLOCK = 256 };
     for (int64_t p = first; p < last; p++) {
-        const float *row = d_dst + p * channels, *y = dst ? dst + p * channels : NULL;
-        pg_bf16 *o = out + p * channels;
         double high[LANES] = {0}, low[LANES] = {0};
-        int64_t c = 0;
-        for (; c + LANES <= channels; c += LANES)
-            for (int j = 0; j < LANES; j++) {
-                float v = passed(row, y, lo, hi, c + j);
-                o[c + j] = pg_bf16_round(v);
-                high[j] += (double)v * w_high[c + j];
-                low[j] += (double)v * w_low[c + j];
+        for (int64_t c = 0; c < channels; c += BLOCK) {
+            int64_t count = smaller(BLOCK, channels - c), at = p * channels + c, k = 0;
+            float v[BLOCK];
+            for (int64_t i = 0; i < count; i++)
+                v[i] = passed(g, at + i);
+            for (int64_t i = 0; i < count; i++)
+                g->out[at + i] = pg_bf16_round(v[i]);
+            for (; k + LANES <= count; k += LANES)
+                for (int j = 0; j < LANES; j++) {
+                    high[j] += (double)v[k + j] * w_high[c + k + j];
+                    low[j] += (double)v[k + j] * w_low[c + k + j];
+                }
+            for (; k < count; k++) {
+                high[k % LANES] += (double)v[k] * w_high[c + k];
+                low[k % LANES] += (double)v[k] * w_low[c + k];
             }
-        for (; c < channels; c++) {
-            float v = passed(row, y, lo, hi, c);
-            o[c] = pg_bf16_round(v);
-            high[c % LANES] += (double)v * w_high[c];
-            low[c % LANES] += (double)v * w_low[c];
+            if (g->skip)
+                memcpy(g->skip + at, v, (size_t)count * sizeof *v);
         }
         for (int half = LANES / 2; half > 0; half /= 2)
             for (int j = 0; j < half; j++) {
@@ -69,15 +94,13 @@ PG_CLONES static void sums_range(int64_t first, int64_t last, int64_t channels, 
     }
 }
 
-void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const float *d_dst,
-                                   const float *dst, pg_act_range act, const double *w_high,
-                                   const double *w_low, pg_bf16 *out, double *s_high,
+void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g,
+                                   const double *w_high, const double *w_low, double *s_high,
                                    double *s_low) {
     int64_t step = rows_per_range(channels);
 #pragma omp parallel for schedule(static) if (positions > step)
     for (int64_t p = 0; p < positions; p += step)
-        sums_range(p, smaller(p + step, positions), channels, d_dst, dst, act.lo, act.hi, w_high,
-                   w_low, out, s_high, s_low);
+        sums_range(p, smaller(p + step, positions), channels, g, w_high, w_low, s_high, s_low);
 }
 
 /* ---- groups ---- */

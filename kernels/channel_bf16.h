@@ -8,15 +8,24 @@
 #include "kernels/bf16.h"
 #include "kernels/channel_ops.h"
 
-/* out[p,c] = d_dst[p,c] where lo < dst[p,c] < hi, else 0; dst NULL: everywhere. */
-void pg_channel_gradient_bf16(int64_t positions, int64_t channels, const float *d_dst,
-                              const float *dst, pg_act_range act, pg_bf16 *out);
+/* Arrays of a gradient's way through an activation, all [positions, channels]. */
+typedef struct pg_bf16_gradient {
+    const float *d_dst, *dst; /* dst NULL: no activation */
+    pg_act_range act;
+    pg_bf16 *out;
+    float *skip; /* NULL, or where the unrounded values go; may be d_dst */
+} pg_bf16_gradient;
+
+/* out[p,c] = d_dst[p,c] where lo < dst[p,c] < hi, else 0. */
+void pg_channel_gradient_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g);
 
 /* The same, and its group sums as pg_channel_group_sums makes them. */
-void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const float *d_dst,
-                                   const float *dst, pg_act_range act, const double *w_high,
-                                   const double *w_low, pg_bf16 *out, double *s_high,
+void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g,
+                                   const double *w_high, const double *w_low, double *s_high,
                                    double *s_low);
+
+/* out[i] = x[i]. */
+void pg_bf16_round_all(int64_t count, const float *x, pg_bf16 *out);
 
 /* x[p,c] *= scale[c]. */
 void pg_channel_scale_bf16(int64_t positions, int64_t channels, const float *scale, pg_bf16 *x);

@@ -59,7 +59,7 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
     kept->weight_bytes = (size_t)count * element(kept);
     kept->rows = pg_malloc(kept->weight_bytes);
     if (kept->rows && kept->bf16)
-        pg_channel_gradient_bf16(1, count, weights, NULL, (pg_act_range){0}, kept->rows);
+        pg_bf16_round_all(count, weights, kept->rows);
     else if (kept->rows)
         memcpy(kept->rows, weights, kept->weight_bytes);
     return kept->rows != NULL;
@@ -87,6 +87,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
     g.out_c = blocks(most) * BLOCK;
     const pg_conv_path_spec spec = {.geometry = &g,
                                     .backward = true,
+                                    .library_only = full->library_only,
                                     .bf16 = full->bf16,
                                     .in_bf16 = full->bf16};
     pg_err err = pg_conv_path_make(&spec, &out->path, diag);
