@@ -42,7 +42,7 @@ static const conv_case wide[] = {
     {17, 9, 8, 33, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},   {24, 11, 10, 40, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1},
     {35, 8, 9, 51, 3, 2, 1, 1, 1, 2, 3, 2, 1, 2, 2},   {32, 1, 1, 64, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
     {48, 1, 20, 47, 1, 5, 1, 1, 1, 1, 1, 0, 2, 0, 2},  {16, 12, 12, 100, 5, 5, 1, 1, 1, 1, 1, 2, 2, 2, 2},
-    {19, 13, 12, 37, 3, 3, 1, 2, 2, 1, 1, 0, 0, 1, 1}, {128, 6, 5, 256, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {19, 13, 12, 37, 3, 3, 1, 2, 2, 1, 1, 0, 0, 1, 1}, {64, 6, 5, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
 };
 enum { WIDE = sizeof wide / sizeof wide[0] };
 /* Too narrow to pay, depthwise, grouped: they stay float. */
@@ -58,8 +58,9 @@ typedef struct bench {
     int64_t x_n, z_n, w_n, spatial;
     const float *w, *b;
     float *s, *t, *spread;         /* batch normalisation; NULL: none */
+    bool skip;                     /* a second input is added before the activation */
     double *rx, *rw, *rb, *rg, *out; /* reference: inputs, and results as they come */
-    uint8_t keep[512];
+    uint8_t keep[128];
     float low;
     pg_conv_prune prune;
     pg_group_moments moments; /* of the last backward */
@@ -90,10 +91,13 @@ static void normalise(bench *b) {
     cr_assert(pg_conv_absorb_batch_norm(b->c.op, b->s, b->t, b->spread));
 }
 
-static void open(bench *b, const conv_case *k, bool forward, bool backward, pg_act act, bool norm,
+enum { NORM = 1, SKIP = 2 };
+
+static void open(bench *b, const conv_case *k, bool forward, bool backward, pg_act act, int extras,
                  int64_t most) {
     memset(b, 0, sizeof *b);
     b->k = *k;
+    b->skip = extras & SKIP;
     b->x_n = k->in_c * k->in_h * k->in_w;
     b->w_n = k->out_c * k->in_c / k->groups * k->k_h * k->k_w;
     b->spatial = conv_out_h(k) * conv_out_w(k);
@@ -108,8 +112,13 @@ static void open(bench *b, const conv_case *k, bool forward, bool backward, pg_a
     b->w = op_check_const(c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL);
     b->b = op_check_const(c, SHAPE(k->out_c), NULL);
     op_check_create(c);
-    if (norm)
+    if (extras & NORM)
         normalise(b);
+    if (b->skip) {
+        cr_assert(pg_conv_absorb_add(c->op));
+        op_check_input(c, c->op->src[1].shape);
+        c->want[1] = true;
+    }
     pg_conv_absorb_activation(c->op, act, -0.5f, 0.75f);
     if (most > 0)
         pg_conv_expect_kept(c->op, most);
@@ -143,7 +152,7 @@ static void check_forward(bench *b, bool round, double lo, double hi) {
     double sum = 0, clipped = 0; /* the largest */
     for (int64_t i = 0; i < b->z_n; i++) {
         sum = fmax(sum, fabs(b->out[i]));
-        b->out[i] = fmin(fmax(b->out[i], lo), hi);
+        b->out[i] = fmin(fmax(b->out[i] + (b->skip ? b->c.x[1][i] : 0), lo), hi);
         clipped = fmax(clipped, fabs(b->out[i]));
     }
     op_check_forward(&b->c);
@@ -164,6 +173,10 @@ static void check_backward(bench *b, bool round, float lo, float hi) {
     conv_backward(&b->k, b->rg, b->rw, b->out);
     op_check_backward(&b->c);
     op_check_d_src(&b->c, 0, b->out, SUMS);
+    for (int64_t i = 0; b->skip && i < b->z_n; i++) { /* unrounded and whole */
+        float y = b->c.y[0][i], g = y > lo && y < hi ? b->c.d_y[0][i] : 0.0f;
+        cr_assert_eq(b->c.d_x[1][i], g);
+    }
 }
 
 static void keep_some(bench *b, int64_t count) {
@@ -184,10 +197,10 @@ Test(bf16, convolution) {
         cr_skip_test("this processor has no bfloat16");
     for (int i = 0; i < WIDE; i++)
         for (int a = 0; a < 3; a++)
-            for (int norm = 0; norm < 2; norm++)
+            for (int extras = 0; extras < 4; extras++)
                 for (int forward = 0; forward < 2; forward++) {
                     bench b;
-                    open(&b, &wide[i], forward, true, acts[a].act, norm, 0);
+                    open(&b, &wide[i], forward, true, acts[a].act, extras, 0);
                     int found = 0;
                     for (const char *at = b.c.op->impl; (at = strstr(at, "bf16")) != NULL; at++)
                         found++;
@@ -202,7 +215,7 @@ Test(bf16, small_convolutions_stay_float) {
     for (int i = 0; i < 3; i++) {
         bench b[2];
         for (int on = 0; on < 2; on++) {
-            open(&b[on], &narrow[i], on, on, PG_ACT_RELU, true, 0);
+            open(&b[on], &narrow[i], on, on, PG_ACT_RELU, NORM, 0);
             op_check_forward(&b[on].c);
             op_check_backward(&b[on].c);
         }
@@ -224,8 +237,9 @@ Test(bf16, split_gradient) {
             for (int way = 0; way < 3; way++) { /* kept alone, all with zeros, all scaled */
                 bench b, plain;
                 int64_t count = wide[i].out_c / 5 + 1;
-                open(&b, &wide[i], false, true, acts[a].act, true, way == 0 ? count : 0);
-                open(&plain, &wide[i], false, false, acts[a].act, true, 0);
+                int extras = i % 2 ? NORM | SKIP : NORM;
+                open(&b, &wide[i], false, true, acts[a].act, extras, way == 0 ? count : 0);
+                open(&plain, &wide[i], false, false, acts[a].act, extras, 0);
                 b.low = plain.low = way == 2 ? 0.25f : 0;
                 keep_some(&b, count);
                 keep_some(&plain, count);
