@@ -121,8 +121,8 @@ void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const pg
 
 /* ---- groups ---- */
 
-PG_CLONES static void scale_range(int64_t first, int64_t last, int64_t channels,
-                                  const float *scale, pg_bf16 *x) {
+PG_CLONES static void scale_range(int64_t first, int64_t last, int64_t channels, const float *scale,
+                                  pg_bf16 *x) {
     for (int64_t p = first; p < last; p++) {
         pg_bf16 *row = x + p * channels;
         for (int64_t c = 0; c < channels; c++)

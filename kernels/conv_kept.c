@@ -25,9 +25,9 @@ enum {
 };
 
 typedef struct entry {
-    uint8_t *keep;  /* [channels] */
-    void *weights;  /* [path.packed_bytes] */
-    uint64_t used;  /* when: 0 of a mask that will not come again */
+    uint8_t *keep; /* [channels] */
+    void *weights; /* [path.packed_bytes] */
+    uint64_t used; /* when: 0 of a mask that will not come again */
     bool filled;
 } entry;
 
@@ -79,9 +79,9 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
                          pg_diag *diag) {
     pg_conv_geometry g = *full->geometry;
     *out = (pg_conv_kept){.channels = g.out_c,
-                           .positions = g.out_h * g.out_w,
-                           .row = g.in_c * g.k_h * g.k_w,
-                           .bf16 = full->bf16};
+                          .positions = g.out_h * g.out_w,
+                          .row = g.in_c * g.k_h * g.k_w,
+                          .bf16 = full->bf16};
     if (g.groups != 1 || most < 1 || blocks(most) >= blocks(g.out_c))
         return PG_OK;
     g.out_c = blocks(most) * BLOCK;

@@ -50,7 +50,7 @@ typedef struct conv_op {
     float lo, hi;
     bool skip; /* src[1] is added before the activation */
     bool want_gap, library_only;
-    bool bf16; /* backward multiplies bfloat16 */
+    bool bf16;                      /* backward multiplies bfloat16 */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
