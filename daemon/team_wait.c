@@ -9,6 +9,7 @@
  * libgomp reads its environment before main, so the only way to tell it is to begin again. */
 #include "daemon/team_wait.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -16,6 +17,10 @@ void pg_team_wait_set(pg_team_wait wait, char **argv) {
     static const char variable[] = "GOMP_SPINCOUNT", spins[] = "200"; /* about ten microseconds */
     if (wait != PG_TEAM_WAIT_BRIEF || getenv("OMP_WAIT_POLICY") || getenv(variable))
         return;
-    if (setenv(variable, spins, 1) == 0)
-        execv("/proc/self/exe", argv);
+    char path[PATH_MAX]; /* not the link itself: the process would be called "exe" */
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (length < 0 || setenv(variable, spins, 1) != 0)
+        return;
+    path[length] = '\0';
+    execv(path, argv);
 }
