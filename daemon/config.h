@@ -44,6 +44,7 @@ typedef struct pg_stream_config {
     double max_age;     /* seconds; 0: no limit */
     const char *target; /* "": explain.target */
     const char *method; /* "": explain.method */
+    double deadline;    /* seconds; 0: explain.deadline */
 } pg_stream_config;
 
 typedef struct pg_publish_config {

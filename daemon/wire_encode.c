@@ -5,6 +5,7 @@
 
 #include "daemon/wire.h"
 #include "kernels/mem.h"
+#include "kernels/simd.h"
 
 bool pg_wire_buffer_reserve(pg_wire_buffer *buffer, size_t size) {
     if (size <= buffer->capacity)
@@ -246,6 +247,25 @@ void pg_wire_patch(pg_wire_buffer *buffer, const pg_wire_patches *patches, uint6
     patch(buffer, patches->total, total);
 }
 
+PG_CLONES static void find_ends(const float *map, size_t n, float *low, float *high) {
+    float l = 0, h = 0;
+    for (size_t i = 0; i < n; i++) {
+        l = map[i] < l ? map[i] : l;
+        h = map[i] > h ? map[i] : h;
+    }
+    *low = l;
+    *high = h;
+}
+
+PG_CLONES static void to_bytes(const float *map, size_t n, float factor, float offset,
+                               uint8_t *out) {
+    for (size_t i = 0; i < n; i++) {
+        float v = map[i] * factor + offset;
+        v = v > 0 ? v : 0;
+        out[i] = (uint8_t)(int32_t)(v < 255 ? v : 255);
+    }
+}
+
 pg_err pg_wire_encode_map(const pg_explanation *explanation, pg_wire_buffer *buffer, double *scale,
                           int *zero) {
     size_t n = (size_t)explanation->width * (size_t)explanation->height;
@@ -253,19 +273,15 @@ pg_err pg_wire_encode_map(const pg_explanation *explanation, pg_wire_buffer *buf
     buffer->size = 0;
     if (!pg_wire_buffer_reserve(buffer, n))
         return PG_ENOMEM;
-    float low = 0, high = 0;
-    for (size_t i = 0; i < n; i++) {
-        low = map[i] < low ? map[i] : low;
-        high = map[i] > high ? map[i] : high;
-    }
+    float low, high;
+    find_ends(map, n, &low, &high);
     float top = high > -low ? high : -low;
     *zero = low < 0 ? 128 : 0;
     *scale = top > 0 ? (double)top / (255 - *zero) : 1.0;
     float factor = (float)(1.0 / *scale), offset = (float)*zero + 0.5f;
     if (!isfinite(factor)) /* a map so faint that its step has no reciprocal: nothing to see */
         factor = 0;
-    for (size_t i = 0; i < n; i++)
-        buffer->data[i] = (uint8_t)fminf(fmaxf(map[i] * factor + offset, 0.0f), 255.0f);
+    to_bytes(map, n, factor, offset, buffer->data);
     buffer->size = n;
     return PG_OK;
 }

@@ -151,8 +151,10 @@ struct pg_op {
     pg_layout_policy layouts; /* (create) */
     bool alias;     /* (create; or the planner, see same_bytes) dst[0] is src[0] under another shape (Reshape, Identity): the
                        planner shares the memory, forward and backward are never called */
+    bool relu;      /* (create; or the optimiser) dst[0] comes out of a ReLU, or of a Clip from 0 on */
     bool keeps_src; /* (create) backward reads src */
     bool keeps_dst; /* (create) backward reads dst */
+    int in_place;   /* (create) backward may write d_src[in_place - 1] over d_dst[0]; 0: none */
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */

@@ -19,7 +19,7 @@ struct pg_model {
     pg_plan plan;
     int *conv_node;     /* [n_convs] node that runs it, -1: none */
     int threads;
-    bool prepared, backward;
+    bool library_only, prepared, backward;
 };
 
 #endif

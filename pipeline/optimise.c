@@ -43,6 +43,7 @@ static const rule_row into_windows[] = {
     {"AveragePool", pg_rule_pad},
     {"BatchNormalization", pg_rule_batch_norm},
     {"Add", pg_rule_affine},
+    {"Add", pg_rule_residual},
     {"Relu", pg_rule_activation},
     {"Clip", pg_rule_activation},
 };
@@ -116,9 +117,10 @@ static pg_err run(pg_rewriter *r, bool *marks, pg_diag *diag) {
     return err == PG_OK ? mark_path(r->graph, marks, diag) : err;
 }
 
-pg_err pg_optimise(pg_graph *graph, pg_pool *load, pg_diag *diag) {
+pg_err pg_optimise(pg_graph *graph, pg_pool *load, bool fuse_add, pg_diag *diag) {
     size_t n = (size_t)graph->n_values;
     pg_rewriter r = {.graph = graph,
+                     .fuse_add = fuse_add,
                      .load = load,
                      .readers = pg_malloc(n * sizeof(int)),
                      .maker = pg_malloc(n * sizeof(int)),

@@ -31,6 +31,8 @@ typedef struct pg_node_plan {
 typedef struct pg_plan {
     pg_node_plan *nodes; /* [graph->n_nodes] */
     size_t input, logits, d_input, d_logits;
+    size_t watched, d_watched; /* PG_NOWHERE: no value is watched, or no backward */
+    int watched_node;          /* that makes it; the nodes behind it are the tail */
     pg_layout input_layout;
     size_t scratch;      /* one for all */
     size_t arena_bytes;

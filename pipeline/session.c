@@ -140,9 +140,10 @@ static pg_err failed(const pg_op *op, pg_err err, const char *what, pg_diag *dia
     return pg_fail(diag, err, "node '%s' (%s): %s failed", op->node, op->type, what);
 }
 
-pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+/* Nodes from `first` on. */
+static pg_err forward_from(pg_session *session, int first, pg_diag *diag) {
     const pg_graph *g = &session->model->graph;
-    for (int i = 0; i < g->n_nodes; i++) {
+    for (int i = first; i < g->n_nodes; i++) {
         const pg_op *op = g->nodes[i].op;
         runner *r = &session->runners[i];
         if (op->alias)
@@ -154,6 +155,19 @@ pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
         r->forward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+    return forward_from(session, 0, diag);
+}
+
+pg_err pg_session_forward_tail(pg_session *session, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return forward_from(session, session->model->plan.watched_node + 1, diag);
+}
+
+float *pg_session_watched(pg_session *session) {
+    return at(session, session->model->plan.watched);
 }
 
 /* ---- backward ---- */
@@ -186,18 +200,36 @@ static const pg_conv_prune *prune_of(const pg_node *node, const pg_conv_prune *p
     return &prune[node->conv];
 }
 
-pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
-                           pg_diag *diag) {
+PG_CLONES static void drop_negative(int64_t count, float *d_dst) {
+    for (int64_t i = 0; i < count; i++)
+        d_dst[i] = d_dst[i] > 0 ? d_dst[i] : 0;
+}
+
+/* Guided backpropagation, in place: all readers of the value have added to its gradient, and nobody
+ * but the operator that made it reads it any more. */
+static void guide(const pg_session *s, int index) {
+    const pg_op *op = s->model->graph.nodes[index].op;
+    if (op->relu)
+        drop_negative(pg_shape_count(&op->dst[0].shape),
+                      at(s, s->model->plan.nodes[index].d_dst[0]));
+}
+
+/* Nodes from the last down to `last`. */
+static pg_err backward(pg_session *session, int last, const float *seed, const pg_conv_prune *prune,
+                       bool guided, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
-    memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
-    for (int i = model->graph.n_nodes - 1; i >= 0; i--) {
+    memcpy(at(session, model->plan.d_logits), seed,
+           (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
+    for (int i = model->graph.n_nodes - 1; i >= last; i--) {
         const pg_node *node = &model->graph.nodes[i];
         runner *r = &session->runners[i];
         if (node->op->alias)
             continue;
         uint64_t start = now(session);
         clear_unread(session, i);
+        if (guided)
+            guide(session, i);
         r->io.prune = prune_of(node, prune);
         pg_err err = node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;
@@ -207,6 +239,24 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
         r->backward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                           pg_diag *diag) {
+    return backward(session, 0, seed, prune, false, diag);
+}
+
+pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag) {
+    return backward(session, 0, seed, NULL, true, diag);
+}
+
+pg_err pg_session_backward_tail(pg_session *session, const float *seed, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return backward(session, session->model->plan.watched_node + 1, seed, NULL, false, diag);
+}
+
+const float *pg_session_d_watched(const pg_session *session) {
+    return at(session, session->model->plan.d_watched);
 }
 
 const float *pg_session_d_input(const pg_session *session) {
