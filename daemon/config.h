@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/team_wait.h"
 #include "kernels/err.h"
 #include "pipeline/options.h"
 
@@ -99,6 +100,7 @@ typedef struct pg_config {
     enum { PG_PRECISION_AUTO, PG_PRECISION_F32 } precision;
     enum { PG_COMPAT_NONE } compat;
     pg_http_config http;
+    pg_team_wait wait;
     pg_verbosity log_level;
 } pg_config;
 
