@@ -39,7 +39,8 @@ typedef struct pg_saliency_kind {
      * pg_model_prepare for the configured method, and at any time after that for others. PG_ECONFIG
      * with a sentence that names the node, layer or key. NULL: always. */
     pg_err (*check)(const pg_saliency *method, const pg_explainer *explainer, pg_diag *diag);
-    /* All of one explanation, the frame's own forward included. */
+    /* All of one explanation, the frame's own forward included. The explainer may have nothing but
+     * its options (--list-methods without a model): NAN then for what the model decides. */
     pg_cost (*cost)(const pg_saliency *method, const pg_explainer *explainer);
     /* One worker's state, made before the method's first run in a pipeline; nothing is allocated
      * after that. On failure *state stays NULL. NULL: none. */
