@@ -82,6 +82,7 @@ pg_rule pg_rule_scalar_identity, pg_rule_reduce_mean; /* optimise_trivial.c */
 pg_rule pg_rule_product;                              /* optimise_activation.c */
 pg_rule pg_rule_layer_norm, pg_rule_group_norm, pg_rule_norm_affine; /* optimise_norm.c */
 pg_rule pg_rule_transpose, pg_rule_reshape, pg_rule_shuffle;         /* optimise_layout.c */
+pg_rule pg_rule_norm_concat, pg_rule_norm_activation;                /* optimise_dense.c */
 pg_rule pg_rule_pad, pg_rule_batch_norm, pg_rule_affine, pg_rule_activation; /* optimise_conv.c */
 
 #endif

@@ -71,8 +71,8 @@ static void forward_blocks(planner *p) {
 /* ---- backward ---- */
 
 /* The readers of a value are met last to first: the first one met writes the gradient, the others
- * write a scrap that is added to it. */
-static void contribute(planner *p, int value, int step, pg_contribution *out) {
+ * add to it (`adds`) or write a scrap that is added to it. */
+static void contribute(planner *p, int value, int step, bool adds, pg_contribution *out) {
     int root = p->root[value];
     size_t bytes = value_bytes(p->graph, root);
     *out = (pg_contribution){.add = PG_NOWHERE, .count = (int64_t)(bytes / sizeof(float))};
@@ -82,6 +82,11 @@ static void contribute(planner *p, int value, int step, pg_contribution *out) {
         return;
     }
     live_until(&p->blocks[p->d_block[root]], step);
+    if (adds) {
+        out->to = (size_t)p->d_block[root];
+        out->onto = true;
+        return;
+    }
     out->to = (size_t)new_block(p, bytes, step, step);
     out->add = (size_t)p->d_block[root];
 }
@@ -120,7 +125,7 @@ static void backward_blocks(planner *p) {
             plan->d_dst[k] = (size_t)p->d_block[root];
         }
         for (int k = 0; k < node->op->n_src; k++)
-            contribute(p, node->src[k], step, &plan->d_src[k]);
+            contribute(p, node->src[k], step, node->op->adds, &plan->d_src[k]);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }
