@@ -12,6 +12,7 @@ typedef struct runner {
     pg_op_io io;
     const float **src, **d_dst;
     float **dst, **d_src;
+    bool *add;
     uint64_t forward_ns, backward_ns;
     bool bound;
 } runner;
@@ -41,18 +42,21 @@ static bool point(pg_session *s, int index) {
     r->d_src = pg_pool_array(&s->pool, n_src, sizeof *r->d_src);
     r->dst = pg_pool_array(&s->pool, n_dst, sizeof *r->dst);
     r->d_dst = pg_pool_array(&s->pool, n_dst, sizeof *r->d_dst);
-    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL)
+    r->add = pg_pool_array(&s->pool, n_src, sizeof *r->add);
+    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL ||
+        r->add == NULL)
         return false;
     for (size_t k = 0; k < n_src; k++) {
         r->src[k] = at(s, plan->src[k]);
         r->d_src[k] = gradient ? at(s, plan->d_src[k].to) : NULL;
+        r->add[k] = gradient && plan->d_src[k].onto;
     }
     for (size_t k = 0; k < n_dst; k++) {
         r->dst[k] = at(s, plan->dst[k]);
         r->d_dst[k] = gradient ? at(s, plan->d_dst[k]) : NULL;
     }
     r->io = (pg_op_io){.src = r->src, .dst = r->dst, .d_dst = r->d_dst, .d_src = r->d_src,
-                       .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
+                       .add = r->add, .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
     return true;
 }
 
