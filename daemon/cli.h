@@ -77,6 +77,9 @@ pg_err pg_cli_config(const pg_cli *cli, const pg_config **out, pg_diag *diag);
 /* The explainer of a configuration; a refusal that begins with a key is given the key's line. */
 pg_err pg_cli_explainer(const pg_config *config, pg_explainer **out, pg_diag *diag);
 
+/* explain --list-methods (methods.c): the methods, what they cost, the keys they read. */
+pg_err pg_methods_list(const pg_cli *cli, pg_diag *diag);
+
 /* Puts "file:line:column: " before a PG_ECONFIG sentence that begins with a key of the
  * configuration, and returns `err` unchanged. */
 pg_err pg_cli_locate(const pg_config *config, pg_err err, pg_diag *diag);

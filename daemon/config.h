@@ -132,6 +132,10 @@ const pg_stream_config *pg_config_stream(const pg_config *config, const char *id
  * list entries carry their index: "ingest[0].bind". Borrowed from the configuration. */
 const char *pg_config_where(const pg_config *config, const char *key);
 
+/* The value of a scalar key as it was read, or the default: its text, and the number it stands for
+ * (NaN: none). False: no such key, or a list or map. */
+bool pg_config_scalar(const pg_config *config, const char *key, const char **text, double *number);
+
 /* Refuses what only the file system can tell: model.path missing, files that cannot be opened
  * (model, labels, statistics). PG_ECONFIG with the line of the key. */
 pg_err pg_config_check_files(const pg_config *config, pg_diag *diag);

@@ -13,6 +13,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
     const pg_model_options how = {.path = options->model_path,
                                   .output = options->output,
                                   .class_axis = options->class_axis,
+                                  .watch = options->cam_layer,
                                   .input_name = options->input_name,
                                   .inputs = options->inputs,
                                   .n_inputs = options->n_inputs,

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
     for (int i = 0; i < model->graph.n_nodes; i++)
@@ -45,6 +46,8 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
+        err = pg_watch_named(&model->graph, options->watch, diag);
+    if (err == PG_OK)
         err = pg_optimise(&model->graph, &model->load, options->fuse_add, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
@@ -71,6 +74,10 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     info->class_axis = job.class_axis;
     info->classes = info->output.shape.dims[job.class_axis];
     info->logits_name = g->values[g->logits].name;
+    if (model->graph.watched < 0)
+        pg_watch_last(&model->graph);
+    if ((err = pg_watch_describe(g, info, diag)))
+        return pg_fail_in(diag, err, "%s", options->path);
     info->n_convs = g->n_convs;
     info->convs = g->convs;
     return PG_OK;
@@ -192,6 +199,8 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     if (err == PG_OK)
         err = prepare_ops(model, gap, diag);
     drop_load(model);
+    if (err == PG_OK) /* layouts are known now */
+        err = pg_watch_describe(&model->graph, &model->info, diag);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err != PG_OK)

@@ -42,10 +42,13 @@ static const rule_row into_windows[] = {
     {"Conv", pg_rule_pad},
     {"AveragePool", pg_rule_pad},
     {"BatchNormalization", pg_rule_batch_norm},
+    {"BatchNormalization", pg_rule_norm_concat},
     {"Add", pg_rule_affine},
     {"Add", pg_rule_residual},
     {"Relu", pg_rule_activation},
     {"Clip", pg_rule_activation},
+    {"Relu", pg_rule_norm_activation},
+    {"Clip", pg_rule_norm_activation},
 };
 
 static pg_err try_rules(pg_rewriter *r, const rule_row *rows, size_t count, pg_node *node,

@@ -85,5 +85,6 @@ pg_rule pg_rule_layer_norm, pg_rule_group_norm, pg_rule_norm_affine; /* optimise
 pg_rule pg_rule_transpose, pg_rule_reshape, pg_rule_shuffle;         /* optimise_layout.c */
 pg_rule pg_rule_pad, pg_rule_batch_norm, pg_rule_affine, pg_rule_residual,
     pg_rule_activation; /* optimise_conv.c */
+pg_rule pg_rule_norm_concat, pg_rule_norm_activation;                /* optimise_dense.c */
 
 #endif

@@ -104,6 +104,9 @@ typedef struct pg_explain_options {
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
+    int scorecam_channels; /* at most this many, those that vary most; 0: all */
+    int occlusion_window, occlusion_stride; /* pixels */
     double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;

@@ -12,6 +12,7 @@ typedef struct runner {
     pg_op_io io;
     const float **src, **d_dst;
     float **dst, **d_src;
+    bool *add;
     uint64_t forward_ns, backward_ns;
     bool bound;
 } runner;
@@ -41,18 +42,21 @@ static bool point(pg_session *s, int index) {
     r->d_src = pg_pool_array(&s->pool, n_src, sizeof *r->d_src);
     r->dst = pg_pool_array(&s->pool, n_dst, sizeof *r->dst);
     r->d_dst = pg_pool_array(&s->pool, n_dst, sizeof *r->d_dst);
-    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL)
+    r->add = pg_pool_array(&s->pool, n_src, sizeof *r->add);
+    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL ||
+        r->add == NULL)
         return false;
     for (size_t k = 0; k < n_src; k++) {
         r->src[k] = at(s, plan->src[k]);
         r->d_src[k] = gradient ? at(s, plan->d_src[k].to) : NULL;
+        r->add[k] = gradient && plan->d_src[k].onto;
     }
     for (size_t k = 0; k < n_dst; k++) {
         r->dst[k] = at(s, plan->dst[k]);
         r->d_dst[k] = gradient ? at(s, plan->d_dst[k]) : NULL;
     }
     r->io = (pg_op_io){.src = r->src, .dst = r->dst, .d_dst = r->d_dst, .d_src = r->d_src,
-                       .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
+                       .add = r->add, .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
     return true;
 }
 
@@ -140,9 +144,10 @@ static pg_err failed(const pg_op *op, pg_err err, const char *what, pg_diag *dia
     return pg_fail(diag, err, "node '%s' (%s): %s failed", op->node, op->type, what);
 }
 
-pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+/* Nodes from `first` on. */
+static pg_err forward_from(pg_session *session, int first, pg_diag *diag) {
     const pg_graph *g = &session->model->graph;
-    for (int i = 0; i < g->n_nodes; i++) {
+    for (int i = first; i < g->n_nodes; i++) {
         const pg_op *op = g->nodes[i].op;
         runner *r = &session->runners[i];
         if (op->alias)
@@ -154,6 +159,19 @@ pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
         r->forward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+    return forward_from(session, 0, diag);
+}
+
+pg_err pg_session_forward_tail(pg_session *session, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return forward_from(session, session->model->plan.watched_node + 1, diag);
+}
+
+float *pg_session_watched(pg_session *session) {
+    return at(session, session->model->plan.watched);
 }
 
 /* ---- backward ---- */
@@ -200,12 +218,14 @@ static void guide(const pg_session *s, int index) {
                       at(s, s->model->plan.nodes[index].d_dst[0]));
 }
 
-static pg_err backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+/* Nodes from the last down to `last`. */
+static pg_err backward(pg_session *session, int last, const float *seed, const pg_conv_prune *prune,
                        bool guided, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
-    memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
-    for (int i = model->graph.n_nodes - 1; i >= 0; i--) {
+    memcpy(at(session, model->plan.d_logits), seed,
+           (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
+    for (int i = model->graph.n_nodes - 1; i >= last; i--) {
         const pg_node *node = &model->graph.nodes[i];
         runner *r = &session->runners[i];
         if (node->op->alias)
@@ -227,11 +247,20 @@ static pg_err backward(pg_session *session, const float *seed, const pg_conv_pru
 
 pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
                            pg_diag *diag) {
-    return backward(session, seed, prune, false, diag);
+    return backward(session, 0, seed, prune, false, diag);
 }
 
 pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag) {
-    return backward(session, seed, NULL, true, diag);
+    return backward(session, 0, seed, NULL, true, diag);
+}
+
+pg_err pg_session_backward_tail(pg_session *session, const float *seed, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return backward(session, session->model->plan.watched_node + 1, seed, NULL, false, diag);
+}
+
+const float *pg_session_d_watched(const pg_session *session) {
+    return at(session, session->model->plan.d_watched);
 }
 
 const float *pg_session_d_input(const pg_session *session) {
