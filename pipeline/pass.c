@@ -165,7 +165,9 @@ int pg_pass_fit(const pg_pass *pass, pg_cost step) {
     double backward = pass->backward_ns > 0 ? pass->backward_ns : 2 * pass->forward_ns;
     double one = step.forwards * pass->forward_ns + step.backwards * backward;
     uint64_t now = pass->now();
-    double left = now < pass->deadline ? (double)(pass->deadline - now) : 0;
+    if (now >= pass->deadline)
+        return 0;
+    double left = (double)(pass->deadline - now);
     return left < one * 1e9 ? (int)(left / one) : INT_MAX;
 }
 
