@@ -67,9 +67,10 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage) {
     pass->mark = now;
 }
 
-/* A running mean that has forgotten half after some ten passes: load and frequencies change. */
+/* A running mean that has forgotten nine tenths after eight passes: the first is cold, and load and
+ * frequencies change. */
 static void learn(double *mean, uint64_t ns) {
-    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 16 : (double)ns;
+    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 4 : (double)ns;
 }
 
 static pg_err read_scores(pg_pass *pass, pg_diag *diag) {
