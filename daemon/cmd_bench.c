@@ -23,7 +23,8 @@ static const pg_cli_option options[] = {
      "channel statistics; without: random channels are pruned"},
     {"--runs", "N", NULL, "runs that count [20]"},
     {"--warm-up", "N", NULL, "runs before that [3]"},
-    {"--only", "LIST", NULL, "only these series, separated by commas: forward,backward,parchgrad"},
+    {"--only", "LIST", NULL, "only these series, separated by commas: forward,backward,parchgrad; methods of many\n"
+     "                               passes are measured when named"},
     {"--layers", NULL, NULL, "also the time of each operator"},
     {"--full", NULL, NULL, "also parchgrad without engine.kept_channels"},
     {"--cpu-time", NULL, NULL,
@@ -42,7 +43,7 @@ typedef struct pg_runner {
 
 typedef struct pg_bench {
     const pg_config *config;
-    bool layers, full, step;
+    bool layers, full, step, named; /* named: --only says which series */
     pg_clock_fn now;
     uint64_t done, total;
     pg_bench_result result;
@@ -210,12 +211,29 @@ static pg_err run_method(pg_bench *b, pg_series *s, int run, pg_diag *diag) {
 
 /* ---- measuring ---- */
 
+/* Unless they are named, methods of many passes are left out, whose price is that of so many passes
+ * (explain --list-methods), and those that this model cannot carry. */
+static void leave_out(pg_bench *b) {
+    const pg_explainer *e = b->configured.explainer;
+    for (int m = PG_BENCH_METHODS; !b->named && m < b->result.n_series; m++) {
+        pg_series *s = &b->result.series[m];
+        const pg_saliency *method = pg_saliency_find(s->method);
+        pg_cost cost = method->kind->cost(method, e);
+        s->wanted = cost.forwards <= 1 && cost.backwards <= 1 &&
+                    pg_explainer_check_method(e, s->method, &(pg_diag){""}) == PG_OK;
+        if (!s->wanted)
+            b->total -= (uint64_t)(b->result.runs + b->result.warm_up);
+    }
+}
+
 static pg_err open_all(pg_bench *b, pg_diag *diag) {
     pg_err err = PG_OK;
     if (wants(b, false) || b->layers)
         err = open_network(b, diag);
     if (err == PG_OK && wants(b, true))
         err = open_methods(b, diag);
+    if (err == PG_OK && wants(b, true))
+        leave_out(b);
     if (b->model != NULL)
         b->result.model = b->model;
     return err;
@@ -318,6 +336,7 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     b->layers = pg_cli_value(cli, "--layers") != NULL;
     b->full = pg_cli_value(cli, "--full") != NULL;
     b->step = pg_cli_value(cli, "--step") != NULL;
+    b->named = only != NULL;
     bool processor = pg_cli_value(cli, "--cpu-time") != NULL;
     b->now = processor ? pg_clock_processor : pg_clock_monotonic;
     pg_err err = pg_cli_number(cli, "--runs", 1, 100000, 20, &r->runs, diag);
