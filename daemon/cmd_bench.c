@@ -16,6 +16,8 @@
 
 enum { METHODS_MAX = PG_BENCH_SERIES_MAX - PG_BENCH_METHODS - 1 };
 
+#define USUAL "forward,backward,gradient,parchgrad" /* some methods take minutes for a frame */
+
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
     {"--size", "SIDE", "model.input.size", "input size, for a model that leaves it open"},
@@ -23,8 +25,7 @@ static const pg_cli_option options[] = {
      "channel statistics; without: random channels are pruned"},
     {"--runs", "N", NULL, "runs that count [20]"},
     {"--warm-up", "N", NULL, "runs before that [3]"},
-    {"--only", "LIST", NULL, "only these series, separated by commas: forward,backward,parchgrad; methods of many\n"
-     "                               passes are measured when named"},
+    {"--only", "LIST", NULL, "these series: methods, forward, backward [" USUAL "]"},
     {"--layers", NULL, NULL, "also the time of each operator"},
     {"--full", NULL, NULL, "also parchgrad without engine.kept_channels"},
     {"--cpu-time", NULL, NULL,
@@ -43,7 +44,7 @@ typedef struct pg_runner {
 
 typedef struct pg_bench {
     const pg_config *config;
-    bool layers, full, step, named; /* named: --only says which series */
+    bool layers, full, step;
     pg_clock_fn now;
     uint64_t done, total;
     pg_bench_result result;
@@ -211,29 +212,12 @@ static pg_err run_method(pg_bench *b, pg_series *s, int run, pg_diag *diag) {
 
 /* ---- measuring ---- */
 
-/* Unless they are named, methods of many passes are left out, whose price is that of so many passes
- * (explain --list-methods), and those that this model cannot carry. */
-static void leave_out(pg_bench *b) {
-    const pg_explainer *e = b->configured.explainer;
-    for (int m = PG_BENCH_METHODS; !b->named && m < b->result.n_series; m++) {
-        pg_series *s = &b->result.series[m];
-        const pg_saliency *method = pg_saliency_find(s->method);
-        pg_cost cost = method->kind->cost(method, e);
-        s->wanted = cost.forwards <= 1 && cost.backwards <= 1 &&
-                    pg_explainer_check_method(e, s->method, &(pg_diag){""}) == PG_OK;
-        if (!s->wanted)
-            b->total -= (uint64_t)(b->result.runs + b->result.warm_up);
-    }
-}
-
 static pg_err open_all(pg_bench *b, pg_diag *diag) {
     pg_err err = PG_OK;
     if (wants(b, false) || b->layers)
         err = open_network(b, diag);
     if (err == PG_OK && wants(b, true))
         err = open_methods(b, diag);
-    if (err == PG_OK && wants(b, true))
-        leave_out(b);
     if (b->model != NULL)
         b->result.model = b->model;
     return err;
@@ -336,7 +320,6 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     b->layers = pg_cli_value(cli, "--layers") != NULL;
     b->full = pg_cli_value(cli, "--full") != NULL;
     b->step = pg_cli_value(cli, "--step") != NULL;
-    b->named = only != NULL;
     bool processor = pg_cli_value(cli, "--cpu-time") != NULL;
     b->now = processor ? pg_clock_processor : pg_clock_monotonic;
     pg_err err = pg_cli_number(cli, "--runs", 1, 100000, 20, &r->runs, diag);
@@ -346,10 +329,12 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
         err = pg_cli_config(cli, &b->config, diag);
     if (err == PG_OK)
         err = add_all_series(b, diag);
-    if (err == PG_OK && only != NULL)
-        err = keep_only(b, only, diag);
+    if (err == PG_OK)
+        err = keep_only(b, only != NULL ? only : USUAL, diag);
     if (err != PG_OK)
         return err;
+    if (b->full)
+        r->series[r->n_series - 1].wanted = true;
     pg_explain_options *explain = &b->configured.explain;
     *explain = b->config->explain;
     if (pg_select_wants_gap(explain->prune.select) && explain->prune.stats_path[0] == '\0') {
