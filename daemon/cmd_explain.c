@@ -259,9 +259,10 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     pg_json_close(&json, '}');
     const char *stats = pg_explainer_stats_sha256(job->explainer);
     pg_json_open(&json, "model", '{');
-    pg_json_string(&json, "sha256",
-                   pg_model_get_info(pg_explainer_model(job->explainer))->sha256_hex);
+    const pg_model_info *model = pg_model_get_info(pg_explainer_model(job->explainer));
+    pg_json_string(&json, "sha256", model->sha256_hex);
     pg_json_string(&json, "stats", stats[0] == '\0' ? NULL : stats);
+    pg_json_string(&json, "precision", pg_precision_name(model->precision));
     pg_json_close(&json, '}');
     pg_json_close(&json, '}');
     return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");

@@ -58,7 +58,9 @@ static pg_err check_folders(const job *j, pg_diag *diag) {
 
 static pg_err open_model(job *j, pg_diag *diag) {
     const pg_explain_options *o = j->options->explain;
-    pg_err err = pg_explainer_open_model(o, NULL, &j->model, diag);
+    pg_explain_options exact = *o; /* one statistics file serves both precisions */
+    exact.precision = PG_PRECISION_F32;
+    pg_err err = pg_explainer_open_model(&exact, NULL, &j->model, diag);
     if (err)
         return err;
     j->info = pg_model_get_info(j->model);
