@@ -15,6 +15,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .output = options->output,
                                   .class_axis = options->class_axis,
                                   .watch = options->cam_layer,
+                                  .shuffled_layers = options->shuffled_layers,
                                   .input_name = options->input_name,
                                   .inputs = options->inputs,
                                   .n_inputs = options->n_inputs,

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/shuffle.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -45,6 +46,8 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     pg_import job = {.options = options, .file = file, .external = &model->external,
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
+    if (err == PG_OK)
+        err = pg_shuffle_last(&model->graph, options->shuffled_layers, &model->load, diag);
     if (err == PG_OK)
         err = pg_watch_named(&model->graph, options->watch, diag);
     if (err == PG_OK)

@@ -40,6 +40,7 @@ typedef struct pg_model_options {
     const char *input_name;   /* of the picture; NULL or "": the only input that looks like one */
     const char *watch;        /* layer that methods look at (watch.h); NULL or "": the last with an
                                  extent */
+    int shuffled_layers;      /* the last ones' weights are shuffled (shuffle.h); 0: as they are */
     const pg_model_value *inputs; /* [n_inputs] what the others hold */
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */

@@ -112,6 +112,7 @@ typedef struct pg_explain_options {
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    int shuffled_layers;   /* for the randomisation check of `evaluate`; 0: none */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
     int scorecam_channels; /* at most this many, those that vary most; 0: all */
     int occlusion_window, occlusion_stride; /* pixels */
