@@ -10,6 +10,8 @@
 
 #include "kernels/op.h"
 
+struct pg_linear; /* relevance.h */
+
 /* Activations whose derivative can be read off their output. */
 typedef enum pg_act { PG_ACT_NONE, PG_ACT_RELU, PG_ACT_CLIP } pg_act;
 
@@ -34,6 +36,10 @@ void pg_conv_want_gap(pg_op *op);
  * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
  * take the long one. Costs a copy of the weights. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
+
+/* Between create and prepare: the layer as relevance.h takes it, batch normalisation inside, copied
+ * (pg_linear_free). On failure nothing is left behind. */
+pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
 
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
