@@ -188,11 +188,18 @@ static bool fold(const conv_op *conv, float **weights, float **bias) {
     return true;
 }
 
+pg_act pg_conv_act(const pg_op *op, float *lo, float *hi) {
+    pg_assert(pg_op_is_conv(op));
+    pg_act_range range = act_range((const conv_op *)op);
+    *lo = range.lo;
+    *hi = range.hi;
+    return ((const conv_op *)op)->act;
+}
+
 pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
     pg_assert(pg_op_is_conv(op));
     const conv_op *conv = (const conv_op *)op;
-    *out = (pg_linear){
-        .geometry = conv->geometry, .act = conv->act, .lo = conv->lo, .hi = conv->hi};
+    *out = (pg_linear){.geometry = conv->geometry};
     if (fold(conv, &out->weights, &out->bias))
         return PG_OK;
     pg_linear_free(out);

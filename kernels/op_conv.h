@@ -37,6 +37,9 @@ void pg_conv_want_gap(pg_op *op);
  * take the long one. Costs a copy of the weights. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
+/* The activation that was absorbed, with the bounds it clamps to: -inf and inf where it has none. */
+pg_act pg_conv_act(const pg_op *op, float *lo, float *hi);
+
 /* Between create and prepare: the layer as relevance.h takes it, batch normalisation inside, copied
  * (pg_linear_free). On failure nothing is left behind. */
 pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);

@@ -49,8 +49,6 @@ typedef struct pg_linear {
     pg_conv_geometry geometry;
     float *weights; /* [out_c, in_c / groups, k_h, k_w] */
     float *bias;    /* [out_c]; NULL: none */
-    pg_act act;     /* what the operator's output still has behind it: dst = act(z) */
-    float lo, hi;   /* of PG_ACT_CLIP */
 } pg_linear;
 void pg_linear_free(pg_linear *linear); /* and zeroes */
 

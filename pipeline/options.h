@@ -64,6 +64,37 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
+/* lrp.*: method.md section 7. Rules in the order of pg_lrp_rule. */
+typedef enum pg_lrp_composite {
+    PG_LRP_EPSILON_PLUS_FLAT,
+    PG_LRP_EPSILON_PLUS,
+    PG_LRP_EPSILON_GAMMA_BOX,
+    PG_LRP_EPSILON_ALPHA2_BETA1
+} pg_lrp_composite;
+typedef enum pg_lrp_choice {
+    PG_LRP_BY_COMPOSITE,
+    PG_LRP_CHOOSE_EPSILON,
+    PG_LRP_CHOOSE_ZPLUS,
+    PG_LRP_CHOOSE_ALPHA_BETA,
+    PG_LRP_CHOOSE_GAMMA,
+    PG_LRP_CHOOSE_ZBOX,
+    PG_LRP_CHOOSE_FLAT,
+    PG_LRP_CHOOSE_WSQUARE
+} pg_lrp_choice;
+typedef struct pg_lrp_options {
+    pg_lrp_composite composite;
+    double epsilon, gamma;
+    pg_lrp_choice first, conv, linear; /* in place of the composite's */
+    float low[3], high[3];             /* the picture's box, ZBox; from the input options */
+} pg_lrp_options;
+
+/* crp.*: the conditioned layer and its channels, none: all of them. */
+typedef struct pg_crp_options {
+    const char *layer; /* NULL or "": none */
+    const int64_t *channels;
+    int n_channels;
+} pg_crp_options;
+
 typedef struct pg_explain_options {
     const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
     int class_axis;         /* of the output; negative: by its rank */
@@ -77,6 +108,8 @@ typedef struct pg_explain_options {
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
     pg_prune_options prune;
+    pg_lrp_options lrp;
+    pg_crp_options crp;
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */

@@ -186,8 +186,9 @@ static const pg_conv_prune *prune_of(const pg_node *node, const pg_conv_prune *p
     return &prune[node->conv];
 }
 
-pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
-                           pg_diag *diag) {
+/* `step` NULL: the operators' own backward. */
+static pg_err walk(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                   pg_session_step *step, void *user, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
     memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
@@ -199,7 +200,8 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
         uint64_t start = now(session);
         clear_unread(session, i);
         r->io.prune = prune_of(node, prune);
-        pg_err err = node->op->cls->backward(node->op, &r->io);
+        pg_err err = step != NULL ? step(user, i, node->op, &r->io)
+                                  : node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;
         if (err != PG_OK)
             return failed(node->op, err, "backward", diag);
@@ -207,6 +209,21 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
         r->backward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
+                           pg_diag *diag) {
+    return walk(session, seed, prune, NULL, NULL, diag);
+}
+
+pg_err pg_session_walk(pg_session *session, const float *seed, pg_session_step *step, void *user,
+                       pg_diag *diag) {
+    return walk(session, seed, NULL, step, user, diag);
+}
+
+const pg_op_io *pg_session_io(const pg_session *session, int node) {
+    pg_assert(node >= 0 && node < session->model->graph.n_nodes);
+    return &session->runners[node].io;
 }
 
 const float *pg_session_d_input(const pg_session *session) {
