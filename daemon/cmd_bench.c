@@ -190,7 +190,8 @@ static pg_err open_methods(pg_bench *b, bool full, pg_diag *diag) {
 static pg_err run_method(pg_bench *b, pg_series *s, int run, pg_diag *diag) {
     pg_explanation result;
     uint64_t begin = pg_clock_monotonic();
-    if (pg_pipeline_run(s->pipeline, &b->frame, s->method, NULL, &result, diag) != PG_DROP_NONE)
+    if (pg_pipeline_run(s->pipeline, &b->frame, &(pg_wish){.method = s->method}, &result, diag) !=
+        PG_DROP_NONE)
         return pg_fail_in(diag, PG_EFAIL, "method %s", s->method);
     return note(b, s, run, pg_clock_monotonic() - begin, diag);
 }

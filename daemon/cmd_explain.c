@@ -99,8 +99,7 @@ static pg_err save_output(pg_explain_job *job, pg_diag *diag) {
 
 static pg_err save(pg_explain_job *job, pg_diag *diag) {
     const pg_explanation *r = &job->result;
-    pg_shape input = pg_model_get_info(pg_explainer_model(job->explainer))->input;
-    pg_shape attribution = {3, {input.dims[1], r->height, r->width}};
+    pg_shape attribution = {3, {r->attribution[0], r->attribution[1], r->attribution[2]}};
     pg_shape map = {2, {r->height, r->width}}, logits = {1, {r->classes}};
     pg_err err = PG_OK;
     if (pg_cli_value(job->cli, "--save-attribution") != NULL)
@@ -253,7 +252,7 @@ static pg_err explain(pg_explain_job *job, pg_diag *diag) {
         err = pg_pipeline_create(job->explainer, pg_clock_monotonic, &job->pipeline, diag);
     if (err != PG_OK)
         return err;
-    pg_drop drop = pg_pipeline_run(job->pipeline, &job->frame, NULL, NULL, &job->result, diag);
+    pg_drop drop = pg_pipeline_run(job->pipeline, &job->frame, NULL, &job->result, diag);
     if (drop != PG_DROP_NONE)
         return pg_fail_in(diag, drop == PG_DROP_INFER_ERROR ? PG_EFAIL : PG_EINPUT, "%s",
                           job->cli->operand);

@@ -57,9 +57,9 @@ static void explain(pg_thread *thread, pg_pipeline *pipeline, const pg_message *
     const pg_stream_config *settings = pg_config_stream(engine->config, m->frame.stream);
     pg_diag *diag = &thread->diag;
     diag->text[0] = '\0';
+    pg_wish wish = {settings->method, settings->target, 0};
     pg_explanation e;
-    pg_drop drop = pg_pipeline_run(pipeline, &m->frame, settings->method, settings->target, &e,
-                                   diag);
+    pg_drop drop = pg_pipeline_run(pipeline, &m->frame, &wish, &e, diag);
     slot->explained_at = pg_clock_monotonic();
     if (drop == PG_DROP_NONE && fill_slot(engine, pipeline, m, &e, slot) != PG_OK) {
         pg_fail(diag, PG_ENOMEM, "no memory for the result");

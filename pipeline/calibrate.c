@@ -96,7 +96,7 @@ static pg_err make_ready(job *j, pg_diag *diag) {
     memset(gap, true, n * sizeof *gap);
     pg_err err = pg_model_prepare(j->model, gap, false, diag);
     pg_free(gap);
-    if (err || (err = pg_pass_create(j->model, &j->head, &o->prune, NULL, NULL, &j->pass, diag)) ||
+    if (err || (err = pg_pass_create(j->model, &j->head, o, NULL, NULL, &j->pass, diag)) ||
         (err = pg_decoder_create(o->max_pixels, &j->decoder, diag)) ||
         (err = pg_preprocess_create(&how, &j->info->input, &j->preprocess, diag)))
         return err;

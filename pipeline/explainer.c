@@ -123,6 +123,12 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
     return PG_OK;
 }
 
+static pg_err check_method(const pg_explainer *e, const pg_saliency *method, pg_diag *diag) {
+    if (method->prunes && !e->can_prune)
+        return pg_fail(diag, PG_ECONFIG, "method '%s': %s", method->name, e->cannot_prune);
+    return method->kind->check ? method->kind->check(method, e, diag) : PG_OK;
+}
+
 static pg_err prepare(pg_explainer *e, pg_diag *diag) {
     bool *gap = pg_calloc((size_t)e->info->n_convs + 1, sizeof *gap);
     if (!gap)
@@ -155,7 +161,8 @@ static pg_err fill(pg_explainer *e, pg_diag *diag) {
                        ", nor a label",
                        o->target, e->info->classes);
     if ((err = pg_layers_choose(&o->prune, e->info->convs, e->info->n_convs, &e->layers, diag)) ||
-        (err = load_stats(e, diag)) || (err = try_pruning(e, diag)))
+        (err = load_stats(e, diag)) || (err = try_pruning(e, diag)) ||
+        (err = check_method(e, e->method, diag)))
         return err;
     return prepare(e, diag);
 }
@@ -202,9 +209,7 @@ pg_err pg_explainer_check_method(const pg_explainer *e, const char *method, pg_d
     const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : e->method;
     if (!row)
         return pg_fail(diag, PG_ECONFIG, "there is no method '%s'", method);
-    if (row->prunes && !e->can_prune)
-        return pg_fail(diag, PG_ECONFIG, "method '%s': %s", row->name, e->cannot_prune);
-    return PG_OK;
+    return check_method(e, row, diag);
 }
 
 const char *pg_explainer_stats_sha256(const pg_explainer *e) { return e->stats_sha256; }

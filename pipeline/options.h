@@ -104,7 +104,8 @@ typedef struct pg_explain_options {
     int threads;
     pg_input_options input;
     pg_head_options head;
-    const char *method;  /* row of saliency.def: "parchgrad", "gradient", "inputgrad" */
+    const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
     pg_prune_options prune;

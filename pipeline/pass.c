@@ -1,7 +1,9 @@
 #include "pipeline/pass.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/mem.h"
 
@@ -14,10 +16,12 @@ static pg_err create(const pg_model *model, const pg_head *head, const pg_select
     pass->input = pg_session_input(pass->session, &pass->layout);
     pass->input_count = pg_shape_count(&info->input);
     pass->head = head;
+    pass->output = pg_session_output(pass->session);
+    pass->output_count = pg_shape_count(&info->output.shape);
     pass->classes = head->classes;
     pass->scores = pg_calloc((size_t)head->classes, sizeof *pass->scores);
     pass->sums = pg_calloc((size_t)head->classes, sizeof *pass->sums);
-    pass->seed = pg_calloc((size_t)pg_shape_count(&info->output.shape), sizeof *pass->seed);
+    pass->seed = pg_calloc((size_t)pass->output_count, sizeof *pass->seed);
     if (!pass->scores || !pass->sums || !pass->seed)
         return pg_fail(diag, PG_ENOMEM, "no memory for the seed");
     if (!source)
@@ -29,10 +33,10 @@ static pg_err create(const pg_model *model, const pg_head *head, const pg_select
                            &pass->prune, diag);
 }
 
-pg_err pg_pass_create(const pg_model *model, const pg_head *head, const pg_prune_options *options,
+pg_err pg_pass_create(const pg_model *model, const pg_head *head, const pg_explain_options *explain,
                       const pg_select_source *source, pg_clock_fn now, pg_pass *out,
                       pg_diag *diag) {
-    *out = (pg_pass){.options = options, .now = now, .rule = "none"};
+    *out = (pg_pass){.explain = explain, .now = now, .rule = "none"};
     pg_err err = create(model, head, source, out, diag);
     if (err)
         pg_pass_destroy(out);
@@ -46,13 +50,14 @@ void pg_pass_destroy(pg_pass *pass) {
     pg_free(pass->scores);
     pg_free(pass->sums);
     pg_free(pass->seed);
-    pass->scores = pass->seed = NULL;
-    pass->sums = NULL;
+    pg_free(pass->kept_input);
+    *pass = (pg_pass){.klass = 0};
 }
 
 void pg_pass_start(pg_pass *pass) {
     for (int i = 0; i < PG_STAGE_COUNT; i++)
         pass->timing_ns[i] = 0;
+    pass->output = pg_session_output(pass->session);
     pass->mark = pass->now ? pass->now() : 0;
 }
 
@@ -62,7 +67,13 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage) {
     pass->mark = now;
 }
 
+/* A running mean that has forgotten half after some ten passes: load and frequencies change. */
+static void learn(double *mean, uint64_t ns) {
+    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 16 : (double)ns;
+}
+
 pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
+    uint64_t begin = pass->mark;
     pg_err err = pg_session_forward(pass->session, diag);
     if (err)
         return err;
@@ -71,14 +82,16 @@ pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
         if (!isfinite(pass->scores[k]))
             return pg_fail(diag, PG_EFAIL, "the score of class %" PRId64 " is not finite", k);
     pg_pass_mark(pass, PG_STAGE_FORWARD);
+    learn(&pass->forward_ns, pass->mark - begin);
     return PG_OK;
 }
 
 static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
 
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
+    uint64_t begin = pass->mark;
     const pg_conv_prune *convs = NULL;
-    pass->pruned = prune && pass->options->select != PG_SELECT_NONE;
+    pass->pruned = prune && pass->explain->prune.select != PG_SELECT_NONE;
     pass->rule = "none";
     if (pass->pruned) {
         pg_assert(pass->selector && pass->prune);
@@ -92,7 +105,48 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
                  pass->seed);
     pg_err err = pg_session_backward(pass->session, pass->seed, convs, diag);
     pg_pass_mark(pass, PG_STAGE_BACKWARD);
+    learn(&pass->backward_ns, pass->mark - begin);
     return err;
+}
+
+pg_err pg_pass_reserve(pg_pass *pass, pg_diag *diag) {
+    if (pass->kept_input)
+        return PG_OK;
+    int64_t count = pass->input_count + pass->classes + pass->output_count;
+    pass->kept_input = pg_calloc((size_t)count, sizeof(float));
+    if (!pass->kept_input)
+        return pg_fail(diag, PG_ENOMEM, "no memory for a second input");
+    pass->kept_scores = pass->kept_input + pass->input_count;
+    pass->kept_output = pass->kept_scores + pass->classes;
+    return PG_OK;
+}
+
+void pg_pass_keep(pg_pass *pass) {
+    memcpy(pass->kept_input, pass->input, (size_t)pass->input_count * sizeof(float));
+    memcpy(pass->kept_scores, pass->scores, (size_t)pass->classes * sizeof(float));
+    memcpy(pass->kept_output, pass->output, (size_t)pass->output_count * sizeof(float));
+    pass->output = pass->kept_output;
+}
+
+void pg_pass_restore(pg_pass *pass) {
+    memcpy(pass->input, pass->kept_input, (size_t)pass->input_count * sizeof(float));
+    memcpy(pass->scores, pass->kept_scores, (size_t)pass->classes * sizeof(float));
+}
+
+int pg_pass_fit(const pg_pass *pass, pg_cost step) {
+    if (!pass->deadline || !pass->now)
+        return INT_MAX;
+    /* nothing has gone backward yet: about twice a forward */
+    double backward = pass->backward_ns > 0 ? pass->backward_ns : 2 * pass->forward_ns;
+    double one = step.forwards * pass->forward_ns + step.backwards * backward;
+    uint64_t now = pass->now();
+    double left = now < pass->deadline ? (double)(pass->deadline - now) : 0;
+    return left < one * 1e9 ? (int)(left / one) : INT_MAX;
+}
+
+void pg_pass_progress(const pg_pass *pass, int done, int planned) {
+    if (pass->progress)
+        pass->progress(pass->progress_user, done, planned);
 }
 
 int64_t pg_pass_argmax(const float *scores, int64_t classes) {

@@ -20,7 +20,9 @@ struct pg_pipeline {
     pg_preprocess *preprocess;
     pg_pass pass;
     pg_map_scratch scratch;
-    float *attribution; /* in the session's layout */
+    pg_attribution attribution;     /* of the last run */
+    void *state[PG_SALIENCY_COUNT]; /* of each method that has run here */
+    bool opened[PG_SALIENCY_COUNT];
     float *plain;       /* [C,H,W] */
     float *map;         /* [H,W] */
     uint8_t *overlay;   /* [H,W,3] */
@@ -39,11 +41,11 @@ const char *pg_stage_name(pg_stage stage) {
 
 static pg_err alloc_maps(pg_pipeline *p, pg_diag *diag) {
     size_t area = (size_t)(p->height * p->width), count = area * (size_t)p->channels;
-    p->attribution = pg_calloc(count, sizeof *p->attribution);
+    p->attribution.values = pg_calloc(count, sizeof *p->attribution.values);
     p->plain = pg_calloc(count, sizeof *p->plain);
     p->map = pg_calloc(area, sizeof *p->map);
     p->overlay = pg_calloc(area, 3);
-    if (!p->attribution || !p->plain || !p->map || !p->overlay)
+    if (!p->attribution.values || !p->plain || !p->map || !p->overlay)
         return pg_fail(diag, PG_ENOMEM, "no memory for maps");
     return PG_OK;
 }
@@ -63,7 +65,7 @@ static pg_err fill(pg_pipeline *p, pg_clock_fn now, pg_diag *diag) {
         (err = pg_jpeg_writer_create(p->width, p->height, &p->jpeg, diag)) ||
         (err = alloc_maps(p, diag)))
         return err;
-    return pg_pass_create(e->model, &e->head, &o->prune, e->can_prune ? &e->source : NULL, now, &p->pass,
+    return pg_pass_create(e->model, &e->head, o, e->can_prune ? &e->source : NULL, now, &p->pass,
                           diag);
 }
 
@@ -85,12 +87,15 @@ void pg_pipeline_destroy(pg_pipeline **pipeline) {
     pg_pipeline *p = *pipeline;
     if (!p)
         return;
+    for (int i = 0; i < PG_SALIENCY_COUNT; i++)
+        if (p->state[i])
+            pg_saliency_at(i)->kind->close(&p->state[i]);
     pg_pass_destroy(&p->pass);
     pg_map_scratch_destroy(&p->scratch);
     pg_jpeg_writer_destroy(&p->jpeg);
     pg_preprocess_destroy(&p->preprocess);
     pg_decoder_destroy(&p->decoder);
-    pg_free(p->attribution);
+    pg_free(p->attribution.values);
     pg_free(p->plain);
     pg_free(p->map);
     pg_free(p->overlay);
@@ -186,9 +191,15 @@ static void list_top(const pg_pipeline *p, pg_explanation *out) {
 }
 
 static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
+    const pg_attribution *a = &p->attribution;
     int64_t area = p->height * p->width;
-    pg_map_reduce(p->explainer->options->reduce, p->attribution, p->pass.layout, p->channels, area,
-                  p->map);
+    bool whole = a->height == p->height && a->width == p->width;
+    float *reduced = whole ? p->map : p->scratch.values; /* which has twice the room */
+    pg_assert(a->height * a->width <= 2 * area);
+    pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels,
+                  a->height * a->width, reduced);
+    if (!whole)
+        pg_map_enlarge(reduced, a->height, a->width, p->map, p->height, p->width);
     pg_map_smooth(&p->scratch, p->map);
     if (!pg_map_finite(p->map, area))
         return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
@@ -200,8 +211,8 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
     q->mass_in_roi = frame->has_roi
                          ? pg_map_mass_in(p->map, p->height, p->width, out->transform, frame->roi)
                          : (double)NAN;
-    q->degenerate =
-        !(p->sorted[area - 1] > 0) || (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
+    q->degenerate = a->degenerate || !(p->sorted[area - 1] > 0) ||
+                    (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
     return PG_DROP_NONE;
 }
 
@@ -209,8 +220,12 @@ static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *
     const pg_pass *pass = &p->pass;
     out->classes = pass->classes;
     out->logits = pass->scores;
-    out->output = pg_session_output(pass->session);
+    out->output = pass->output;
     out->method = method->name;
+    const pg_attribution *a = &p->attribution;
+    out->figures = (pg_method_result){a->samples, a->planned, a->std_error, a->delta, a->relevance};
+    out->attribution[0] = a->channels, out->attribution[1] = a->height;
+    out->attribution[2] = a->width;
     out->select = pass->rule;
     out->height = p->height;
     out->width = p->width;
@@ -224,30 +239,63 @@ static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *
         out->total_ns += pass->timing_ns[i];
 }
 
+static pg_err run_method(pg_pipeline *p, const pg_saliency *method, pg_diag *diag) {
+    int index = pg_saliency_index(method);
+    if (!p->opened[index] && method->kind->open) {
+        pg_err err = method->kind->open(method, p->explainer, &p->pass, &p->state[index], diag);
+        if (err)
+            return err;
+    }
+    p->opened[index] = true;
+    p->attribution = (pg_attribution){.values = p->attribution.values,
+                                      .layout = p->pass.layout,
+                                      .channels = p->channels,
+                                      .height = p->height,
+                                      .width = p->width,
+                                      .std_error = (double)NAN,
+                                      .delta = (double)NAN,
+                                      .relevance = (double)NAN};
+    return method->kind->run(method, &p->pass, p->state[index], &p->attribution, diag);
+}
+
 static pg_drop explain(pg_pipeline *p, const pg_frame *frame, const pg_saliency *method,
                        int64_t klass, pg_explanation *out, pg_diag *diag) {
     if (pg_pass_forward(&p->pass, diag))
         return PG_DROP_INFER_ERROR;
     p->pass.klass = klass >= 0 ? klass : pg_pass_argmax(p->pass.scores, p->pass.classes);
     list_top(p, out);
-    if (method->run(method, &p->pass, p->attribution, diag))
+    if (run_method(p, method, diag))
         return PG_DROP_INFER_ERROR;
     pg_drop reason = make_map(p, frame, out, diag);
     pg_pass_mark(&p->pass, PG_STAGE_MAP);
     return reason;
 }
 
-pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const char *method,
-                        const char *target, pg_explanation *out, pg_diag *diag) {
+/* Until when the frame may be computed on; 0: for ever. */
+static uint64_t deadline_of(const pg_pipeline *p, const pg_wish *wish) {
+    double seconds = wish && wish->deadline > 0 ? wish->deadline : p->explainer->options->deadline;
+    return seconds > 0 && p->pass.now ? p->pass.mark + (uint64_t)(seconds * 1e9) : 0;
+}
+
+void pg_pipeline_watch(pg_pipeline *p, void (*progress)(void *user, int done, int planned),
+                       void *user) {
+    p->pass.progress = progress;
+    p->pass.progress_user = user;
+}
+
+pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wish,
+                        pg_explanation *out, pg_diag *diag) {
     *out = (pg_explanation){.n_top = 0};
     p->has_plain = p->has_overlay = false;
     p->sorted = NULL;
+    const char *method = wish ? wish->method : NULL;
     if (pg_explainer_check_method(p->explainer, method, diag))
         return PG_DROP_INFER_ERROR;
     const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : p->explainer->method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
-    pg_drop reason = choose_target(p, frame, target, &klass, &out->why, diag);
+    p->pass.deadline = deadline_of(p, wish);
+    pg_drop reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
     if (!reason)
         reason = read_frame(p, frame, out, diag);
     if (!reason)
@@ -260,9 +308,10 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const char *metho
 /* ---- on demand ---- */
 
 const float *pg_pipeline_attribution(pg_pipeline *p) {
+    const pg_attribution *a = &p->attribution;
+    pg_shape shape = {4, {1, a->channels, a->height, a->width}};
     if (!p->has_plain)
-        pg_layout_convert(&p->explainer->info->input, p->pass.layout, p->attribution, PG_PLAIN,
-                          p->plain);
+        pg_layout_convert(&shape, a->layout, a->values, PG_PLAIN, p->plain);
     p->has_plain = true;
     return p->plain;
 }

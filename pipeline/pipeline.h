@@ -70,8 +70,15 @@ typedef struct pg_quality {
     double entropy;     /* of |map| as a distribution, divided by ln(H W): 0 .. 1 */
     double gini;        /* 0 uniform .. 1 one pixel */
     double mass_in_roi; /* NaN without a region of interest */
-    bool degenerate;    /* map all zero, or some layer was left alone for lack of variance */
+    bool degenerate;    /* map all zero, or the method says it means nothing, or some layer was left
+                           alone for lack of variance */
 } pg_quality;
+
+/* Figures of the method, as pg_attribution has them: 0 and NaN where it has none. */
+typedef struct pg_method_result {
+    int samples, planned;
+    double std_error, delta, relevance;
+} pg_method_result;
 
 /* Borrowed from the pipeline: valid until its next run. */
 typedef struct pg_explanation {
@@ -83,10 +90,12 @@ typedef struct pg_explanation {
     pg_top explained;
     const char *why;          /* "top1", "frame", "stream", "config" */
     const char *method;
+    pg_method_result figures;
     const char *select;       /* the rule that chose the channels: "class", "instance", "list",
                                  "random", "none"; "instance" under select: class means that
                                  calibration saw too few samples of the class */
-    int64_t height, width;    /* of map and attribution: the network's input size */
+    int64_t height, width;    /* of the map: the network's input size */
+    int64_t attribution[3];   /* C,H,W of the attribution: the input's; a CAM: 1,h,w of its layer */
     const float *map;         /* [H,W], reduced and smoothed */
     double transform[6];      /* [a b c d e f]: frame x = a X + b Y + c, frame y = d X + e Y + f */
     int n_layers;
@@ -97,6 +106,13 @@ typedef struct pg_explanation {
 } pg_explanation;
 
 /* ---- pipeline ---- */
+
+/* What a stream wants otherwise than the configuration. */
+typedef struct pg_wish {
+    const char *method, *target; /* NULL or "": the explainer's */
+    double deadline;             /* seconds from run's begin; 0: the explainer's */
+} pg_wish;
+
 typedef struct pg_pipeline pg_pipeline;
 
 /* On the worker's own thread. `explainer` is borrowed and must outlive the pipeline. */
@@ -104,13 +120,17 @@ pg_err pg_pipeline_create(const pg_explainer *explainer, pg_clock_fn now, pg_pip
                           pg_diag *diag);
 void pg_pipeline_destroy(pg_pipeline **pipeline);
 
-/* Explains one frame. `method` NULL or "": the explainer's own; `target` NULL or "": likewise (a
- * stream's settings; the frame's own target wins over both). Returns PG_DROP_NONE and fills
- * *out, or the reason the frame is dropped, with the sentence in diag. */
-pg_drop pg_pipeline_run(pg_pipeline *pipeline, const pg_frame *frame, const char *method,
-                        const char *target, pg_explanation *out, pg_diag *diag);
+/* Whoever watches how far a method of many steps is (pg_pass.progress); NULL: nobody. */
+void pg_pipeline_watch(pg_pipeline *pipeline, void (*progress)(void *user, int done, int planned),
+                       void *user);
 
-/* The signed attribution [3,H,W] of the last run, PG_PLAIN (converted on demand). */
+/* Explains one frame. `wish` (a stream's settings) wins over the explainer's own, and the frame's
+ * own target and method over both. Returns PG_DROP_NONE and fills *out, or the reason the frame is
+ * dropped, with the sentence in diag. */
+pg_drop pg_pipeline_run(pg_pipeline *pipeline, const pg_frame *frame, const pg_wish *wish,
+                        pg_explanation *out, pg_diag *diag);
+
+/* The signed attribution of the last run, PG_PLAIN (converted on demand). */
 const float *pg_pipeline_attribution(pg_pipeline *pipeline);
 
 /* The overlay of the last run: the map in colour over the picture as the network saw it, at

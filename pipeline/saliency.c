@@ -2,19 +2,26 @@
 
 #include <string.h>
 
-static const pg_saliency methods[] = {
-#define PG_SALIENCY(name, prunes, run, prose) {name, prunes, run, prose},
+#define PG_SALIENCY(name, kind, prunes, variant, params, prose)                                    \
+    extern const pg_saliency_kind pg_saliency_##kind;
+#include "pipeline/saliency.def"
+#undef PG_SALIENCY
+
+static const pg_saliency methods[PG_SALIENCY_COUNT] = {
+#define PG_SALIENCY(name, kind, prunes, variant, params, prose)                                    \
+    {name, &pg_saliency_##kind, prunes, variant, params, prose},
 #include "pipeline/saliency.def"
 #undef PG_SALIENCY
 };
-enum { METHODS = sizeof methods / sizeof methods[0] };
 
 const pg_saliency *pg_saliency_at(int index) {
-    return index >= 0 && index < METHODS ? &methods[index] : NULL;
+    return index >= 0 && index < PG_SALIENCY_COUNT ? &methods[index] : NULL;
 }
 
+int pg_saliency_index(const pg_saliency *method) { return (int)(method - methods); }
+
 const pg_saliency *pg_saliency_find(const char *name) {
-    for (int i = 0; i < METHODS; i++)
+    for (int i = 0; i < PG_SALIENCY_COUNT; i++)
         if (strcmp(methods[i].name, name) == 0)
             return &methods[i];
     return NULL;

@@ -1,12 +1,21 @@
+/* The gradient of the explained score, dz/dx: what the others are built from. */
 #include <string.h>
 
 #include "pipeline/saliency.h"
 
-pg_err pg_saliency_gradient(const pg_saliency *method, pg_pass *pass, float *attribution,
-                            pg_diag *diag) {
+static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
+    (void)method, (void)explainer;
+    return (pg_cost){.forwards = 1, .backwards = 1};
+}
+
+static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
+                  pg_diag *diag) {
+    (void)state;
     pg_err err = pg_pass_backward(pass, method->prunes, diag);
     if (!err)
-        memcpy(attribution, pg_session_d_input(pass->session),
-               (size_t)pass->input_count * sizeof *attribution);
+        memcpy(out->values, pg_session_d_input(pass->session),
+               (size_t)pass->input_count * sizeof *out->values);
     return err;
 }
+
+const pg_saliency_kind pg_saliency_gradient = {.cost = cost, .run = run};
