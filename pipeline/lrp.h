@@ -52,25 +52,28 @@ typedef struct pg_lrp {
     pg_lrp_node *nodes;            /* [n_nodes] of the graph */
     int n_nodes;
     uint64_t weight_bytes;
+    double forwards, backwards; /* what a walk costs, in the work of one forward */
 } pg_lrp;
 
-/* Finds every node's step. PG_EMODEL with all nodes that no rule is known for, each with its reason;
- * PG_ECONFIG for a rule that does not suit the layer it was chosen for. The nodes' definitions must
- * be there (before prepare). On failure *out is free. */
+/* Finds every node's step. PG_ECONFIG with all nodes that no rule is known for, each with its reason;
+ * or for a rule that does not suit the layer it was chosen for. The nodes' definitions must be there
+ * (before prepare). On failure *out is free. */
 pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp *out,
                    pg_diag *diag);
 
 /* Before the operators' prepare: packs modified weights, and makes operators keep the values that
  * the walk reads (for the memory plan). */
 pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag);
+/* After the operators' prepare: the rules work in the scratch of their operators. */
+void pg_lrp_take_scratch(const pg_lrp *lrp, pg_graph *graph);
 void pg_lrp_free(pg_lrp *lrp); /* and zeroes */
 
 /* ---- CRP: the relevance of single channels of a layer ---- */
 
 /* A layer that conditions can be laid on (method.md 10). */
 typedef struct pg_crp_layer {
-    int node;          /* that makes it */
-    const char *name;  /* of its output; borrowed from the graph */
+    int node;         /* that makes it; -1: none */
+    const char *name; /* of its output; borrowed from the graph */
     int64_t channels, positions;
     bool channels_last; /* how it lies */
 } pg_crp_layer;

@@ -318,7 +318,7 @@ static pg_err plan_all(planner *p, pg_diag *diag) {
             p->vanishing[g->nodes[i].src[k]] = p->vanishing[g->nodes[i].src[k]] && vanishing;
     }
     if (err == PG_OK && p->refused > 0)
-        err = pg_fail(diag, PG_EMODEL, "lrp: relevance cannot pass %d node%s: %s%s", p->refused,
+        err = pg_fail(diag, PG_ECONFIG, "lrp: relevance cannot pass %d node%s: %s%s", p->refused,
                       p->refused == 1 ? "" : "s", p->why.text, p->refused > 8 ? ", ..." : "");
     return err;
 }
@@ -360,8 +360,19 @@ static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_no
     return err ? pg_fail_in(diag, err, "node '%s'", node->op->node) : PG_OK;
 }
 
+/* Terms of a rule and what they cost more for an input of twice the channels, and NORM's backward. */
+static void add_cost(pg_lrp *lrp, const pg_lrp_node *n, double flops) {
+    const pg_relevance *r = &n->relevance;
+    double terms = n->step == PG_LRP_LAYER
+                       ? (double)r->terms * (double)r->wide / (double)r->geometry.in_c
+                       : 0;
+    lrp->forwards += terms * flops;
+    lrp->backwards += (n->step == PG_LRP_LAYER ? terms : n->step == PG_LRP_SKIP ? 0 : 1) * flops;
+}
+
 pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag) {
     pg_err err = PG_OK;
+    double flops = 0;
     for (int i = 0; err == PG_OK && i < graph->n_nodes; i++) {
         pg_lrp_node *n = &lrp->nodes[i];
         struct pg_op *op = graph->nodes[i].op;
@@ -373,8 +384,21 @@ pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag) {
             err = make_layer(lrp->options, &graph->nodes[i], n, diag);
             lrp->weight_bytes += n->relevance.weight_bytes;
         }
+        if (err == PG_OK)
+            add_cost(lrp, n, (double)op->flops);
+        flops += (double)op->flops;
     }
+    lrp->forwards /= flops > 0 ? flops : 1;
+    lrp->backwards /= flops > 0 ? flops : 1;
     return err;
+}
+
+void pg_lrp_take_scratch(const pg_lrp *lrp, pg_graph *graph) {
+    for (int i = 0; i < lrp->n_nodes; i++) {
+        struct pg_op *op = graph->nodes[i].op;
+        size_t wanted = lrp->nodes[i].relevance.scratch_bytes;
+        op->scratch_bytes = wanted > op->scratch_bytes ? wanted : op->scratch_bytes;
+    }
 }
 
 void pg_lrp_free(pg_lrp *lrp) {

@@ -105,6 +105,8 @@ typedef struct pg_explain_options {
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    pg_string_list methods; /* further methods that streams and frames may ask for: what has to be
+                               prepared for them is */
     double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
