@@ -118,6 +118,7 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
     g.in_c = of->wide;
     term->factor = row->factor;
     term->sign = row->sign;
+    term->at_zero = row->sign < 0 && spec->rectified;
     pg_err err = weights && (bias || !linear->bias)
                      ? PG_OK
                      : pg_fail(diag, PG_ENOMEM, "no memory for the weights of a relevance rule");
@@ -244,11 +245,11 @@ PG_CLONES static void share_range(int64_t n, float factor, float epsilon, const 
         s[i] = factor * r[i] / stabilised(z[i], epsilon);
 }
 
-/* The same where y has the sign. */
-PG_CLONES static void share_signed_range(int64_t n, float sign, float epsilon, const float *r,
-                                         const float *y, const float *z, float *s) {
+/* The same where y has the sign, or `at_zero` is 0. */
+PG_CLONES static void share_signed_range(int64_t n, float sign, bool at_zero, float epsilon,
+                                         const float *r, const float *y, const float *z, float *s) {
     for (int64_t i = 0; i < n; i++)
-        s[i] = sign * y[i] > 0 ? r[i] / stabilised(z[i], epsilon) : 0;
+        s[i] = sign * y[i] > 0 || (at_zero && y[i] == 0) ? r[i] / stabilised(z[i], epsilon) : 0;
 }
 
 PG_CLONES static void weigh_range(int64_t n, const float *x, float *r) {
@@ -319,8 +320,8 @@ static void share(const pg_relevance *r, const pg_relevance_term *term, const pg
     }
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)
-        share_signed_range(smaller(RANGE, count - i), (float)term->sign, r->stabiliser, io->r + i,
-                           io->y + i, s + i, s + i);
+        share_signed_range(smaller(RANGE, count - i), (float)term->sign, term->at_zero, r->stabiliser,
+                           io->r + i, io->y + i, s + i, s + i);
 }
 
 /* R_in = x' * W'^T s, or += for all terms but the first. */

@@ -58,6 +58,7 @@ typedef struct pg_relevance_spec {
     float gamma;             /* Gamma */
     bool signed_input;       /* x may be negative */
     bool positive_only;      /* Gamma: relevance comes only from outputs above 0 */
+    bool rectified;          /* Gamma: an activation makes 0 of z < 0 in y */
     const float *low, *high; /* [in_c], ZBox */
 } pg_relevance_spec;
 
@@ -73,7 +74,8 @@ typedef enum pg_relevance_input {
 
 typedef struct pg_relevance_term {
     float factor;
-    int sign; /* of z: 1 and -1; 0: both */
+    int sign;    /* of z: 1 and -1; 0: both */
+    bool at_zero; /* sign -1: also where y is 0 */
     pg_conv_path forward, backward;
 } pg_relevance_term;
 

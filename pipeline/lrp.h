@@ -42,7 +42,7 @@ typedef struct pg_lrp_node {
     int z;           /* norm: the node whose output is z: itself, or the addition of its bias */
     float epsilon;   /* norm */
     pg_lrp_rule rule;
-    bool signed_input, positive_only; /* layer: pg_relevance_spec */
+    bool signed_input, positive_only, rectified; /* layer: pg_relevance_spec */
     pg_relevance relevance;           /* layer; (prepare) */
 } pg_lrp_node;
 

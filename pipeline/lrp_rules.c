@@ -238,8 +238,8 @@ static pg_err plan_layer(planner *p, int index, pg_diag *diag) {
     n->z = is(node, "MatMul") ? bias_after(p->graph, index) : index;
     n->step = n->rule == PG_LRP_EPSILON && z_is_stored(p, node) ? PG_LRP_NORM : PG_LRP_LAYER;
     n->signed_input = !p->positive[node->src[0]];
-    n->positive_only = is(node, "Conv") && p->vanishing[node->dst[0]] &&
-                       pg_conv_act(node->op, &lo, &hi) != PG_ACT_NONE && lo >= 0;
+    n->rectified = is(node, "Conv") && pg_conv_act(node->op, &lo, &hi) != PG_ACT_NONE && lo >= 0;
+    n->positive_only = n->rectified && p->vanishing[node->dst[0]];
     if (n->rule == PG_LRP_ZBOX)
         return check_box(p, node, diag);
     if (n->step == PG_LRP_LAYER && n->z != index)
@@ -348,6 +348,7 @@ static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_no
                          pg_diag *diag) {
     pg_relevance_spec spec = {.rule = n->rule, .epsilon = n->epsilon, .gamma = (float)o->gamma,
                               .signed_input = n->signed_input, .positive_only = n->positive_only,
+                              .rectified = n->rectified,
                               .low = o->low, .high = o->high};
     pg_linear linear = {0};
     pg_err err = is(node, "Conv") ? pg_conv_linear(node->op, &linear, diag)

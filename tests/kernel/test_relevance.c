@@ -230,7 +230,7 @@ static double error_of(bench *b, const pg_relevance_spec *spec) {
     rule(b, spec->rule, false);
     for (int64_t i = 0; i < b->z_n; i++) {
         b->r[last(i, b->k.out_c, out)] = (float)b->dr[i];
-        double y = spec->positive_only && b->z[i] < 0 ? 0 : b->z[i];
+        double y = (spec->positive_only || spec->rectified) && b->z[i] < 0 ? 0 : b->z[i];
         b->y[last(i, b->k.out_c, out)] = (float)y;
     }
     pg_relevance relevance = {0};
@@ -258,7 +258,9 @@ static double error_of(bench *b, const pg_relevance_spec *spec) {
     return norm > 0 ? sqrt(error / norm) : sqrt(error);
 }
 
-static void check(pg_lrp_rule which, bool signed_input, bool positive_only) {
+typedef enum output { Z, RECTIFIED, POSITIVE_ONLY } output;
+
+static void check(pg_lrp_rule which, bool signed_input, output y) {
     uint64_t state = 5;
     for (int64_t i = 0; i < CONV_GRID + 20; i++) {
         conv_case k = i < CONV_GRID ? conv_grid[i] : conv_any(&state);
@@ -269,7 +271,8 @@ static void check(pg_lrp_rule which, bool signed_input, bool positive_only) {
                                   .epsilon = 1e-6f,
                                   .gamma = .25f,
                                   .signed_input = signed_input,
-                                  .positive_only = positive_only,
+                                  .positive_only = y == POSITIVE_ONLY,
+                                  .rectified = y == RECTIFIED,
                                   .low = b.low,
                                   .high = b.high};
         double error = error_of(&b, &spec);
@@ -279,26 +282,27 @@ static void check(pg_lrp_rule which, bool signed_input, bool positive_only) {
 }
 
 Test(relevance, epsilon) {
-    check(PG_LRP_EPSILON, false, false);
-    check(PG_LRP_EPSILON, true, false);
+    check(PG_LRP_EPSILON, false, Z);
+    check(PG_LRP_EPSILON, true, Z);
 }
 Test(relevance, zplus) {
-    check(PG_LRP_ZPLUS, false, false);
-    check(PG_LRP_ZPLUS, true, false);
+    check(PG_LRP_ZPLUS, false, Z);
+    check(PG_LRP_ZPLUS, true, Z);
 }
 Test(relevance, alpha_beta) {
-    check(PG_LRP_ALPHA_BETA, false, false);
-    check(PG_LRP_ALPHA_BETA, true, false);
+    check(PG_LRP_ALPHA_BETA, false, Z);
+    check(PG_LRP_ALPHA_BETA, true, Z);
 }
 Test(relevance, gamma) {
-    check(PG_LRP_GAMMA, false, false);
-    check(PG_LRP_GAMMA, true, false);
-    check(PG_LRP_GAMMA, false, true);
-    check(PG_LRP_GAMMA, true, true);
+    check(PG_LRP_GAMMA, false, Z);
+    check(PG_LRP_GAMMA, true, Z);
+    check(PG_LRP_GAMMA, true, RECTIFIED);
+    check(PG_LRP_GAMMA, false, POSITIVE_ONLY);
+    check(PG_LRP_GAMMA, true, POSITIVE_ONLY);
 }
-Test(relevance, zbox) { check(PG_LRP_ZBOX, true, false); }
-Test(relevance, flat) { check(PG_LRP_FLAT, true, false); }
-Test(relevance, wsquare) { check(PG_LRP_WSQUARE, true, false); }
+Test(relevance, zbox) { check(PG_LRP_ZBOX, true, Z); }
+Test(relevance, flat) { check(PG_LRP_FLAT, true, Z); }
+Test(relevance, wsquare) { check(PG_LRP_WSQUARE, true, Z); }
 
 /* A share divides by the stabilised value, also where that is 0 or tiny, and on either side. */
 Test(relevance, share) {
