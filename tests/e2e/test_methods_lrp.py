@@ -4,9 +4,10 @@ zennit works on modules: batch normalisation is folded before it gets a network 
 eps behind that scales every activation by 5e-6), and what torchvision writes as functions (residual additions, the last
 pool) becomes modules that its rules know.
 
-Tolerance: relative L2 of the signed attribution [3,H,W]. A rule divides by sums computed in float32, R/z with an
-error of 1e-7 |terms| / |z|; networks come out at 3e-6 and must stay below 1e-4. Single rules on untrained layers divide
-by differences (epsilon, zbox, the beta part) that can be small, and get 1e-3.
+Tolerance: relative L2 of the signed attribution [3,H,W]. A rule divides by sums computed in float32; each is off by
+about 1e-7 of its terms' size, and where a denominator is a small difference of them (epsilon, zbox, the beta part) that is
+more of the quotient. A few layers come out at 5e-7 and must stay below 1e-5, networks of up to 121 layers at 7e-6 and
+below 3e-5. A rule that is wrong anywhere misses both by orders of magnitude.
 """
 import copy
 import warnings
@@ -14,6 +15,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -32,7 +34,7 @@ from zennit.layer import Sum  # noqa: E402
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer  # noqa: E402
 from zennit.types import Linear  # noqa: E402
 
-NETWORK, RULE = 1e-4, 1e-3
+NETWORK, RULE = 3e-5, 1e-5
 
 # model.input of the box: black is (0 - .5) * 6, white (1 - .5) * 6
 BOX = {"model__input__mean": [.5] * 3, "model__input__std": [1 / 6] * 3}
@@ -80,12 +82,9 @@ def folded(net):
                 last = (name, child) if isinstance(child, nn.Conv2d) else None
         return module
     net = walk(copy.deepcopy(net).eval().double())
-    if hasattr(net, "features") and hasattr(net, "classifier") and not hasattr(net, "avgpool"):
-        last = [] if hasattr(net, "pool") else [nn.AdaptiveAvgPool2d(1)]
-        if isinstance(net, __import__("torchvision").models.DenseNet):
-            last.insert(0, nn.ReLU())
-        last += [net.pool] if hasattr(net, "pool") else []
-        net = nn.Sequential(net.features, *last, nn.Flatten(1), net.classifier)
+    if isinstance(net, (torchvision.models.MobileNetV2, torchvision.models.DenseNet)):
+        last = [nn.ReLU()] if isinstance(net, torchvision.models.DenseNet) else []
+        net = nn.Sequential(net.features, *last, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), net.classifier)
     return net
 
 
@@ -344,7 +343,7 @@ def test_condition_behind_a_residual_stage():
 
 def refused(path, size=64, method="lrp", **options):
     with pytest.raises(cli.Failed) as failed:
-        lrp(path, np.zeros((3, size, size)), 0, method=method, **options)
+        lrp(path, np.zeros((3, size, size)), "top1", method=method, **options)
     assert failed.value.status == 2
     return failed.value.stderr
 
@@ -354,7 +353,6 @@ def refused(path, size=64, method="lrp", **options):
 def test_networks_without_a_rule(name, reason):
     said = refused(models.export(name, 64, 10, opset=17))
     assert "relevance cannot pass" in said and reason in said
-    assert "nodes: '/" in said or "nodes: '" in said  # by name
 
 
 def test_crp_refusals(chain):
