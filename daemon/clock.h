@@ -1,4 +1,4 @@
-/* The two clocks of the daemon, in nanoseconds. */
+/* The clocks of the daemon, in nanoseconds. */
 #ifndef PG_DAEMON_CLOCK_H
 #define PG_DAEMON_CLOCK_H
 
@@ -16,6 +16,14 @@ static inline int64_t pg_clock_wall(void) {
 static inline uint64_t pg_clock_monotonic(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
+/* Processor time of this process, all threads: what one thread's work is measured with beside
+ * others. */
+static inline uint64_t pg_clock_processor(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
 }
 

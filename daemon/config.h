@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/team_wait.h"
 #include "kernels/err.h"
 #include "pipeline/options.h"
 
@@ -44,6 +45,7 @@ typedef struct pg_stream_config {
     double max_age;     /* seconds; 0: no limit */
     const char *target; /* "": explain.target */
     const char *method; /* "": explain.method */
+    double deadline;    /* seconds; 0: explain.deadline */
 } pg_stream_config;
 
 typedef struct pg_publish_config {
@@ -98,6 +100,7 @@ typedef struct pg_config {
     enum { PG_PRECISION_AUTO, PG_PRECISION_F32 } precision;
     enum { PG_COMPAT_NONE } compat;
     pg_http_config http;
+    pg_team_wait wait;
     pg_verbosity log_level;
 } pg_config;
 
@@ -128,6 +131,10 @@ const pg_stream_config *pg_config_stream(const pg_config *config, const char *id
 /* Where the value of a key came from: "file:line:column", "--set model.path", or "default". Keys of
  * list entries carry their index: "ingest[0].bind". Borrowed from the configuration. */
 const char *pg_config_where(const pg_config *config, const char *key);
+
+/* The value of a scalar key as it was read, or the default: its text, and the number it stands for
+ * (NaN: none). False: no such key, or a list or map. */
+bool pg_config_scalar(const pg_config *config, const char *key, const char **text, double *number);
 
 /* Refuses what only the file system can tell: model.path missing, files that cannot be opened
  * (model, labels, statistics). PG_ECONFIG with the line of the key. */

@@ -239,3 +239,20 @@ PG_CONFIG_READER(list) {
     prune->n_lists = n;
     return PG_OK;
 }
+
+PG_CONFIG_READER(baseline) {
+    static const char *const names[PG_BASELINE_VALUE] = {"zero", "black", "white", "blur"};
+    (void)impl, (void)key;
+    pg_ig_options *ig = &((pg_config *)base)->explain.ig;
+    for (int i = 0; node->kind == PG_YAML_SCALAR && i < PG_BASELINE_VALUE; i++)
+        if (strcmp(node->text, names[i]) == 0) {
+            ig->baseline = (pg_baseline)i;
+            return PG_OK;
+        }
+    ig->baseline = PG_BASELINE_VALUE;
+    if (!pg_config_number(node, &ig->value) || !(fabs(ig->value) <= 1e6))
+        return pg_fail(diag, PG_ECONFIG,
+                       "%s: %s must be zero, black, white, blur or a number up to a million",
+                       node->where, path);
+    return PG_OK;
+}

@@ -36,7 +36,8 @@ static pg_err fill_slot(pg_engine *engine, pg_pipeline *pipeline, const pg_messa
     const pg_model_info *model = pg_model_get_info(pg_explainer_model(engine->explainer));
     pg_wire_context context = {.options = pg_explainer_options(engine->explainer),
                                .model_sha256 = model->sha256_hex,
-                               .stats_sha256 = pg_explainer_stats_sha256(engine->explainer)};
+                               .stats_sha256 = pg_explainer_stats_sha256(engine->explainer),
+                               .config = engine->config};
     double scale;
     int zero;
     pg_err err = pg_wire_encode_map(e, &slot->map, &scale, &zero);
@@ -57,7 +58,7 @@ static void explain(pg_thread *thread, pg_pipeline *pipeline, const pg_message *
     const pg_stream_config *settings = pg_config_stream(engine->config, m->frame.stream);
     pg_diag *diag = &thread->diag;
     diag->text[0] = '\0';
-    pg_wish wish = {settings->method, settings->target, 0};
+    pg_wish wish = {settings->method, settings->target, settings->deadline};
     pg_explanation e;
     pg_drop drop = pg_pipeline_run(pipeline, &m->frame, &wish, &e, diag);
     slot->explained_at = pg_clock_monotonic();

@@ -4,6 +4,7 @@
  * in a result. */
 #include "kernels/channel_ops.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/defect.h"
@@ -69,6 +70,25 @@ void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d
 #pragma omp parallel for schedule(static) if (count > RANGE_ELEMENTS)
     for (int64_t i = 0; i < count; i += RANGE_ELEMENTS)
         act_backward_range(i, smaller(i + RANGE_ELEMENTS, count), d_dst, dst, act.lo, act.hi, out);
+}
+
+/* ---- addition and activation ---- */
+
+PG_CLONES static void add_act_range(int64_t first, int64_t last, float *y, const float *skip,
+                                    float lo, float hi) {
+    for (int64_t i = first; i < last; i++) {
+        float v = y[i] + skip[i];
+        v = v < lo ? lo : v;
+        y[i] = v > hi ? hi : v;
+    }
+}
+
+void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
+                        pg_act_range act) {
+    int64_t count = positions * channels;
+#pragma omp parallel for schedule(static) if (count > RANGE_ELEMENTS)
+    for (int64_t i = 0; i < count; i += RANGE_ELEMENTS)
+        add_act_range(i, smaller(i + RANGE_ELEMENTS, count), y, skip, act.lo, act.hi);
 }
 
 /* ---- group sums ---- */
@@ -215,15 +235,20 @@ PG_CLONES static void gap_range(int64_t first, int64_t last, int64_t channels, f
     }
 }
 
-void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *shift,
-                    const float *inverse, pg_act_range act, void *scratch, float *gap) {
+void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *skip,
+                    const float *shift, const float *inverse, pg_act_range act, void *scratch,
+                    float *gap) {
+    const pg_act_range none = {-INFINITY, INFINITY}, now = skip ? none : act;
     int64_t rows = gap_rows(positions, channels), ranges = gap_ranges(positions, channels);
     double *sums = scratch; /* [ranges, channels] */
     memset(sums, 0, (size_t)(ranges * channels) * sizeof *sums);
 #pragma omp parallel for schedule(static) if (ranges > 1)
-    for (int64_t r = 0; r < ranges; r++)
-        gap_range(r * rows, smaller((r + 1) * rows, positions), channels, y, shift, inverse, act.lo,
-                  act.hi, sums + r * channels);
+    for (int64_t r = 0; r < ranges; r++) {
+        int64_t first = r * rows, last = smaller(first + rows, positions);
+        gap_range(first, last, channels, y, shift, inverse, now.lo, now.hi, sums + r * channels);
+        if (skip) /* while the range is in the cache */
+            add_act_range(first * channels, last * channels, y, skip, act.lo, act.hi);
+    }
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0;
         for (int64_t r = 0; r < ranges; r++)

@@ -46,10 +46,16 @@ void pg_channel_gather(int64_t positions, int64_t channels, const float *x, cons
 void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
                         pg_group_moments *out);
 
-/* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), and y is clamped to `act` in the
- * same pass. `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
+/* y[p,c] = y[p,c] + skip[p,c], clamped to `act`. */
+void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
+                        pg_act_range act);
+
+/* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]); in the same pass skip is added to
+ * y (NULL: nothing), and the sum clamped to `act`. `scratch`: pg_channel_gap_scratch() bytes,
+ * aligned for double. */
 size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);
-void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *shift,
-                    const float *inverse, pg_act_range act, void *scratch, float *gap);
+void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *skip,
+                    const float *shift, const float *inverse, pg_act_range act, void *scratch,
+                    float *gap);
 
 #endif

@@ -75,7 +75,8 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
     if (g.groups != 1 || most < 1 || blocks(most) >= blocks(g.out_c))
         return PG_OK;
     g.out_c = blocks(most) * BLOCK;
-    const pg_conv_path_spec spec = {.geometry = &g, .backward = true};
+    const pg_conv_path_spec spec = {
+        .geometry = &g, .backward = true, .library_only = full->library_only};
     pg_err err = pg_conv_path_make(&spec, &out->path, diag);
     if (!err && !copy_rows(out, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");

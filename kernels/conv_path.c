@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
+
+static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -82,7 +85,7 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
     if (!make_mds(spec, tag, &m))
         return dnnl_out_of_memory;
     dnnl_status_t status =
-        pg_dnnl_attr(spec->backward ? PG_ACT_NONE : spec->act, spec->lo, spec->hi, &attr);
+        pg_dnnl_attr(spec->add ? m.dst : NULL, spec->act, spec->lo, spec->hi, &attr);
     if (!status && !spec->backward)
         status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
     if (!status && !spec->backward)
@@ -105,7 +108,7 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
 
 static bool is_slow(const_dnnl_primitive_desc_t pd) { return strstr(impl_of(pd), "ref") != NULL; }
 
-static dnnl_status_t choose(const pg_conv_path_spec *spec, dnnl_primitive_desc_t *out) {
+static dnnl_status_t choose_plain(const pg_conv_path_spec *spec, dnnl_primitive_desc_t *out) {
     dnnl_primitive_desc_t ours = NULL, theirs = NULL;
     dnnl_status_t status = describe(spec, dnnl_nhwc, &ours);
     if (!status && !is_slow(ours)) {
@@ -123,6 +126,30 @@ static dnnl_status_t choose(const pg_conv_path_spec *spec, dnnl_primitive_desc_t
         dnnl_primitive_desc_destroy(theirs);
     *out = ours;
     return status;
+}
+
+/* oneDNN 2.6.3's convolutions by gemm add a tensor wrongly (found by tests/kernel/test_conv.c). */
+static bool adds_well(const_dnnl_primitive_desc_t pd) {
+    return !is_slow(pd) && strstr(impl_of(pd), "gemm") == NULL;
+}
+
+/* An addition is done by the library only where that costs no reorders: channels-last. */
+static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_primitive_desc_t *out) {
+    pg_conv_path_spec plain = *spec;
+    *adds = false;
+    plain.add = false;
+    if (spec->backward || spec->add)
+        plain.act = PG_ACT_NONE;
+    if (spec->backward || !spec->add)
+        return choose_plain(&plain, out);
+    dnnl_status_t status = describe(spec, dnnl_nhwc, out);
+    if (!status && adds_well(*out)) {
+        *adds = true;
+        return status;
+    }
+    if (*out)
+        dnnl_primitive_desc_destroy(*out);
+    return choose_plain(&plain, out);
 }
 
 /* ---- making ---- */
@@ -233,12 +260,45 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
     return status;
 }
 
+static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
+    for (size_t i = 0; !spec->library_only && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+        if (own_kernels[i]->takes(spec))
+            return own_kernels[i];
+    return NULL;
+}
+
+static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
+    path->backward = spec->backward;
+    path->geometry = *spec->geometry;
+    path->act = spec->act;
+    path->lo = spec->lo;
+    path->hi = spec->hi;
+    path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
+    path->packed_bytes = path->own->packed_bytes(spec->geometry);
+    snprintf(path->impl, sizeof path->impl, "%s", path->own->name);
+    dnnl_status_t status = copy_bias(spec, path);
+    if (!status && spec->weights) {
+        path->weight_bytes += path->packed_bytes;
+        path->weights = pg_malloc(path->packed_bytes);
+        if (path->weights)
+            path->own->pack(spec->geometry, spec->weights, path->weights);
+        else
+            status = dnnl_out_of_memory;
+    }
+    if (status)
+        pg_conv_path_free(path);
+    return pg_dnnl_check(status, "convolution", diag);
+}
+
 pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
+    path->own = own_kernel(spec);
+    if (path->own)
+        return make_own(spec, path, diag);
     if (pg_dnnl_engine() == NULL)
         return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
                        DNNL_VERSION_MAJOR, dnnl_version()->major);
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = choose(spec, &pd);
+    dnnl_status_t status = choose(spec, &path->adds, &pd);
     if (!status)
         status = copy_descriptors(spec, pd, path);
     if (!status)
@@ -309,6 +369,13 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
 
 pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag) {
+    if (path->own) {
+        run->own_in = in;
+        run->own_out = out;
+        run->own_scratch = scratch;
+        run->own_weights = path->weights;
+        return PG_OK;
+    }
     dnnl_status_t status =
         dnnl_stream_create(&run->stream, pg_dnnl_engine(), dnnl_stream_default_flags);
     if (!status)
@@ -330,14 +397,26 @@ pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, v
 }
 
 void pg_conv_run_free(pg_conv_run *run) {
-    dnnl_memory_t *memories[] = {&run->our_in, &run->our_out, &run->in,   &run->out,
-                                 &run->plain,  &run->weights, &run->bias, &run->scratchpad};
-    for (int i = 0; i < 8; i++)
+    dnnl_memory_t *memories[] = {&run->our_in, &run->our_out, &run->in,
+                                 &run->out,    &run->plain,   &run->weights,
+                                 &run->bias,   &run->addend,  &run->scratchpad};
+    for (int i = 0; i < 9; i++)
         if (*memories[i])
             dnnl_memory_destroy(*memories[i]);
     if (run->stream)
         dnnl_stream_destroy(run->stream);
     memset(run, 0, sizeof *run);
+}
+
+pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
+                       pg_diag *diag) {
+    pg_assert(path->adds && !run->addend);
+    dnnl_status_t status =
+        dnnl_memory_create(&run->addend, path->our_out, pg_dnnl_engine(), (void *)addend);
+    if (status)
+        return pg_dnnl_check(status, "convolution", diag);
+    add_arg(run, PG_DNNL_ARG_ADDEND, run->addend);
+    return PG_OK;
 }
 
 static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, dnnl_memory_t from,
@@ -353,12 +432,26 @@ static dnnl_status_t point(dnnl_memory_t memory, const float *data) {
     return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
 }
 
+pg_err pg_conv_run_read(pg_conv_run *run, const float *in) {
+    run->own_in = in;
+    if (!run->our_in)
+        return PG_OK;
+    return pg_dnnl_check(point(run->our_in, in), "convolution", NULL);
+}
+
 pg_err pg_conv_run_use(pg_conv_run *run, float *packed) {
+    run->own_weights = packed;
+    if (!run->weights)
+        return PG_OK;
     return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
 }
 
 pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
                         float *packed) {
+    if (path->own) {
+        path->own->pack(&path->geometry, plain, packed);
+        return pg_conv_run_use(run, packed);
+    }
     dnnl_status_t status = point(run->plain, plain);
     if (!status)
         status = point(run->weights, packed);
@@ -370,6 +463,11 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float 
 }
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
+    if (path->own) {
+        path->own->run(path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out,
+                                             run->own_scratch});
+        return PG_OK;
+    }
     dnnl_status_t status = dnnl_success;
     if (path->reorder_in)
         status = reorder(path->reorder_in, run->stream, run->our_in, run->in);

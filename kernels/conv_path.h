@@ -1,5 +1,6 @@
-/* One direction of a convolution as oneDNN runs it, hidden from the operator that uses it: input
- * and output are channels-last float arrays, whatever layouts the library prefers inside.
+/* One direction of a convolution as oneDNN or a kernel of our own (conv_kernel.h) runs it, hidden
+ * from the operator that uses it: input and output are channels-last float arrays, whatever layouts
+ * the library prefers inside.
  *
  * A path is made once per model (packed weights, primitives) and shared; a run holds one session's
  * library handles on fixed pointers, so that running allocates nothing.
@@ -17,6 +18,8 @@ typedef struct pg_conv_geometry {
 
 enum { PG_CONV_IMPL_MAX = 80 };
 
+struct pg_conv_kernel; /* conv_kernel.h */
+
 /* Zero-initialise. Private but for the numbers and the name. */
 typedef struct pg_conv_path {
     size_t scratch_bytes; /* a run needs */
@@ -25,23 +28,33 @@ typedef struct pg_conv_path {
     char impl[PG_CONV_IMPL_MAX]; /* oneDNN's name of the implementation, "+reorder" where the
                                     library wanted other layouts than ours */
     bool backward;
+    bool adds; /* the addition that was wished for is part of it, and the activation behind it */
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
     dnnl_primitive_t pack; /* plain weights -> packed; NULL: they are packed */
     pg_md our_in, our_out, in, out, plain_md, weights_md, bias_md, scratchpad_md;
     float *weights;             /* NULL: each run brings its own */
     float *bias;                /* NULL: none */
     size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
+    const struct pg_conv_kernel *own; /* NULL: the library runs it. Otherwise of the above only
+                                         weights and bias are used, and: */
+    pg_conv_geometry geometry;
+    pg_act act;
+    float lo, hi;
 } pg_conv_path;
 
-/* What a path computes. Forward: dst = act(conv(src, weights) + bias); backward: d_src from d_dst,
- * bias and act ignored. weights: [out_c, in_c / groups, k_h, k_w] or NULL (each run brings its own:
- * pg_conv_run_pack), bias: [out_c] or NULL; both are copied. */
+/* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src
+ * from d_dst, bias, add and act ignored. `add` is a wish: path.adds tells whether the library does
+ * it at full speed. If not, the path computes conv(src, weights) + bias. weights: [out_c, in_c /
+ * groups, k_h, k_w] or NULL (each run brings its own: pg_conv_run_pack), bias: [out_c] or NULL;
+ * both are copied. */
 typedef struct pg_conv_path_spec {
     const pg_conv_geometry *geometry;
     bool backward;
     const float *weights, *bias;
+    bool add;
     pg_act act;
     float lo, hi;
+    bool library_only; /* no kernel of our own */
 } pg_conv_path_spec;
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
@@ -54,9 +67,12 @@ enum { PG_CONV_RUN_ARGS = 6 };
 /* Zero-initialise; private. */
 typedef struct pg_conv_run {
     dnnl_stream_t stream;
-    dnnl_memory_t our_in, our_out, in, out, plain, weights, bias, scratchpad;
+    dnnl_memory_t our_in, our_out, in, out, plain, weights, bias, addend, scratchpad;
     dnnl_exec_arg_t args[PG_CONV_RUN_ARGS];
     int n_args;
+    const float *own_in, *own_weights; /* where path.own runs */
+    float *own_out;
+    void *own_scratch;
 } pg_conv_run;
 
 /* Handles on `in`, `out` and `scratch` (scratch_bytes, aligned to PG_MEM_ALIGN), which must outlive
@@ -64,6 +80,13 @@ typedef struct pg_conv_run {
 pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag);
 void pg_conv_run_free(pg_conv_run *run); /* and zeroes */
+
+/* The tensor added, in the layout of the output, if path->adds; it must outlive the run. */
+pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
+                       pg_diag *diag);
+
+/* From now on reads `in`. */
+pg_err pg_conv_run_read(pg_conv_run *run, const float *in);
 
 /* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec) into the library's
  * layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by

@@ -51,28 +51,35 @@ static void copy_dims(dnnl_dims_t out, int n_dims, const int64_t *dims) {
     memcpy(out, dims, (size_t)n_dims * sizeof dims[0]);
 }
 
-dnnl_status_t pg_dnnl_attr(pg_act act, float lo, float hi, dnnl_primitive_attr_t *out) {
+static dnnl_status_t append_act(dnnl_post_ops_t ops, pg_act act, float lo, float hi) {
+    bool clip = act == PG_ACT_CLIP;
+    dnnl_alg_kind_t alg = clip ? dnnl_eltwise_clip : dnnl_eltwise_relu;
+    float a = clip ? fmaxf(lo, -FLT_MAX) : 0.0f, b = clip ? fminf(hi, FLT_MAX) : 0.0f;
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_post_ops_append_eltwise(ops, alg, a, b);
+#else
+    return dnnl_post_ops_append_eltwise(ops, 1.0f, alg, a, b);
+#endif
+}
+
+dnnl_status_t pg_dnnl_attr(pg_const_md addend, pg_act act, float lo, float hi,
+                           dnnl_primitive_attr_t *out) {
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(&attr);
     if (!status)
         status = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    if (!status && act != PG_ACT_NONE) {
-        bool clip = act == PG_ACT_CLIP;
-        dnnl_alg_kind_t alg = clip ? dnnl_eltwise_clip : dnnl_eltwise_relu;
-        float a = clip ? fmaxf(lo, -FLT_MAX) : 0.0f, b = clip ? fminf(hi, FLT_MAX) : 0.0f;
+    if (!status)
         status = dnnl_post_ops_create(&ops);
-        if (!status)
-#if DNNL_VERSION_MAJOR >= 3
-            status = dnnl_post_ops_append_eltwise(ops, alg, a, b);
-#else
-            status = dnnl_post_ops_append_eltwise(ops, 1.0f, alg, a, b);
-#endif
-        if (!status)
-            status = dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (!status && addend)
+        status = dnnl_post_ops_append_binary(ops, dnnl_binary_add, addend);
+    if (!status && act != PG_ACT_NONE)
+        status = append_act(ops, act, lo, hi);
+    if (!status)
+        status = dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (ops)
         dnnl_post_ops_destroy(ops);
-    }
-    if (status) {
+    if (status && attr) {
         dnnl_primitive_attr_destroy(attr);
         attr = NULL;
     }

@@ -57,8 +57,12 @@ dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
  * or this version of the library does not tell; *pd stays as it is. */
 bool pg_dnnl_next(dnnl_primitive_desc_t *pd);
 
-/* Attributes every primitive here uses: scratch memory comes from the caller, and an activation may
- * be fused behind the operation. The caller frees with dnnl_primitive_attr_destroy. */
-dnnl_status_t pg_dnnl_attr(pg_act act, float lo, float hi, dnnl_primitive_attr_t *out);
+/* Attributes every primitive here uses: scratch memory comes from the caller, and behind the
+ * operation a tensor described by `addend` may be added (NULL: none; it is the argument
+ * PG_DNNL_ARG_ADDEND) and then an activation applied. The caller frees with
+ * dnnl_primitive_attr_destroy. */
+#define PG_DNNL_ARG_ADDEND (DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1)
+dnnl_status_t pg_dnnl_attr(pg_const_md addend, pg_act act, float lo, float hi,
+                           dnnl_primitive_attr_t *out);
 
 #endif

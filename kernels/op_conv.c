@@ -1,17 +1,19 @@
-/* Convolution: dst = act(s z + t), z = conv(x) + b.
+/* Convolution: dst = act(s z + t [+ skip]), z = conv(x) + b.
  *
  * The multiplications are oneDNN's (conv_path.h). What is done here is what makes ParchGrad cheap:
  * batch normalisation and activation disappear into the convolution, and yet its own output z can
  * still be spoken of, because s and t are kept:
  *
  *   - GAP_c, the mean of ReLU(z_c), is read off y = s z + t as ReLU((y - t) / s), in the one pass
- *     that then applies the activation;
+ *     that then adds the skip and applies the activation;
  *   - G_c = dL/dz_c = s_c dL/dy_c, so the two group sums weight dL/dy by s_c. Scaling a group of G
  *     is scaling the same group of dL/dy, and the weights of backward_data already hold s.
  *
  * Backward: dL/dy = d_dst * act'(dst) goes to scratch, ParchGrad's factors are applied to it there
  * (d_dst itself may be read by another consumer and stays as it is), then backward_data. With
- * neither activation nor pruning, backward_data reads d_dst itself.
+ * neither activation nor pruning, backward_data reads d_dst itself. A skip's gradient is that same
+ * dL/dy without ParchGrad's factors: it is made where the skip wants it, which the planner lets be
+ * d_dst's own place where it can, and backward_data reads it there.
  *
  * Where a group is dropped altogether (scale_low == 0) and the planner has said so beforehand,
  * backward_data runs over the kept channels alone (conv_kept.h). */
@@ -46,7 +48,8 @@ typedef struct conv_op {
     float *bn_scale, *bn_shift;     /* [out_c] s and t, both NULL: none absorbed */
     pg_act act;
     float lo, hi;
-    bool want_gap;
+    bool skip; /* src[1] is added before the activation */
+    bool want_gap, library_only;
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -57,10 +60,9 @@ typedef struct conv_op {
 
 typedef struct conv_state {
     pg_conv_run forward;
-    pg_conv_run backward;         /* reads d_dst */
-    pg_conv_run backward_scratch; /* reads dL/dy in scratch */
-    pg_conv_kept_state *kept;     /* NULL: all channels always */
-    float *gap;                   /* [out_c], if wanted */
+    pg_conv_run backward;     /* reads d_dst, or where dL/dy was made */
+    pg_conv_kept_state *kept; /* NULL: all channels always */
+    float *gap;               /* [out_c], if wanted */
 } conv_state;
 
 static int64_t positions_of(const conv_op *conv) {
@@ -150,6 +152,24 @@ void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi) {
     conv->lo = lo;
     conv->hi = hi;
     op->keeps_dst = act != PG_ACT_NONE;
+    op->relu = act == PG_ACT_RELU || (act == PG_ACT_CLIP && lo == 0);
+}
+
+bool pg_conv_absorb_add(pg_op *op) {
+    pg_assert(pg_op_is_conv(op));
+    conv_op *conv = (conv_op *)op;
+    pg_assert(!conv->skip && conv->act == PG_ACT_NONE && op->n_src == 1);
+    pg_desc *src = conv->geometry.groups == 1 ? pg_calloc(2, sizeof *src) : NULL;
+    if (src == NULL)
+        return false;
+    src[0] = op->src[0];
+    src[1].shape = op->dst[0].shape;
+    pg_free(op->src);
+    op->src = src;
+    op->n_src = 2;
+    op->in_place = 2;
+    conv->skip = true;
+    return true;
 }
 
 void pg_conv_want_gap(pg_op *op) {
@@ -160,6 +180,11 @@ void pg_conv_want_gap(pg_op *op) {
 void pg_conv_expect_kept(pg_op *op, int64_t most) {
     pg_assert(pg_op_is_conv(op));
     ((conv_op *)op)->most_kept = most;
+}
+
+void pg_conv_library_only(pg_op *op) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->library_only = true;
 }
 
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
@@ -199,7 +224,7 @@ pg_act pg_conv_act(const pg_op *op, float *lo, float *hi) {
 pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
     pg_assert(pg_op_is_conv(op));
     const conv_op *conv = (const conv_op *)op;
-    *out = (pg_linear){.geometry = conv->geometry};
+    *out = (pg_linear){.geometry = conv->geometry, .library_only = conv->library_only};
     if (fold(conv, &out->weights, &out->bias))
         return PG_OK;
     pg_linear_free(out);
@@ -217,9 +242,11 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .bias = bias         ? bias
                 : conv->bias ? conv->bias->f
                              : NULL,
+        .add = conv->skip && !conv->want_gap,
         .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
         .lo = conv->lo,
         .hi = conv->hi,
+        .library_only = conv->library_only,
     };
     if (!err)
         err = pg_conv_path_make(&spec, &conv->forward, diag);
@@ -299,7 +326,6 @@ static void unbind(const pg_op *op, void **state) {
         return;
     pg_conv_run_free(&s->forward);
     pg_conv_run_free(&s->backward);
-    pg_conv_run_free(&s->backward_scratch);
     pg_conv_kept_unbind(&s->kept);
     pg_free(s->gap);
     pg_free(s);
@@ -321,14 +347,12 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
     }
     if (!err)
         err = pg_conv_run_make(&conv->forward, io->src[0], io->dst[0], scratch, &s->forward, diag);
+    if (!err && conv->forward.adds)
+        err = pg_conv_run_add(&conv->forward, &s->forward, io->src[1], diag);
     if (!err && io->d_src && io->d_src[0]) {
         char *rest = scratch + conv->scratch.path;
-        const float *gradient = (const float *)(void *)(scratch + conv->scratch.gradient);
         err =
             pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward, diag);
-        if (!err)
-            err = pg_conv_run_make(&conv->backward, gradient, io->d_src[0], rest,
-                                   &s->backward_scratch, diag);
         if (!err && conv->kept.capacity)
             err = pg_conv_kept_bind(&conv->kept, io->d_src[0], rest, &s->kept, diag);
     }
@@ -344,20 +368,37 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
 static pg_err forward(const pg_op *op, const pg_op_io *io) {
     const conv_op *conv = (const conv_op *)op;
     const conv_state *state = io->state;
+    const float *skip = conv->skip ? io->src[1] : NULL;
     pg_err err = pg_conv_run_execute(&conv->forward, &state->forward);
     if (!err && conv->want_gap)
-        pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], conv->gap_shift,
+        pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], skip, conv->gap_shift,
                        conv->gap_inverse, act_range(conv), io->scratch, state->gap);
+    else if (!err && skip && !conv->forward.adds)
+        pg_channel_add_act(positions_of(conv), conv->geometry.out_c, io->dst[0], skip,
+                           act_range(conv));
     return err;
 }
 
 static void *at(const pg_op_io *io, size_t offset) { return (char *)io->scratch + offset; }
 
-/* dL/dy: the output's gradient, or in scratch what the activation lets through of it. */
+/* Where dL/dy is made: for the skip, if that has a gradient, else in scratch. */
+static float *gradient_place(const conv_op *conv, const pg_op_io *io) {
+    return conv->skip && io->d_src[1] ? io->d_src[1] : at(io, conv->scratch.gradient);
+}
+
+/* dL/dy without an activation: the output's gradient itself, of which a skip wants a copy. */
+static const float *pass_on(const conv_op *conv, const pg_op_io *io) {
+    size_t bytes = (size_t)(positions_of(conv) * conv->geometry.out_c) * sizeof(float);
+    if (conv->skip && io->d_src[1] && io->d_src[1] != io->d_dst[0])
+        memcpy(io->d_src[1], io->d_dst[0], bytes);
+    return io->d_dst[0];
+}
+
+/* dL/dy: the output's gradient, or what the activation lets through of it. */
 static const float *through_activation(const conv_op *conv, const pg_op_io *io) {
     if (conv->act == PG_ACT_NONE)
-        return io->d_dst[0];
-    float *gradient = at(io, conv->scratch.gradient);
+        return pass_on(conv, io);
+    float *gradient = gradient_place(conv, io);
     pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, io->d_dst[0], io->dst[0],
                             act_range(conv), gradient);
     return gradient;
@@ -368,7 +409,7 @@ static const float *measure(const conv_op *conv, const pg_op_io *io, pg_group_mo
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     double *high = at(io, conv->scratch.weights), *low = high + channels;
     double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
-    float *gradient = at(io, conv->scratch.gradient);
+    float *gradient = gradient_place(conv, io);
     bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
     for (int64_t c = 0; c < channels; c++) {
         double s = scaled ? (double)conv->bn_scale[c] : 1.0;
@@ -381,14 +422,14 @@ static const float *measure(const conv_op *conv, const pg_op_io *io, pg_group_mo
         pg_channel_act_group_sums(positions, channels, io->d_dst[0], io->dst[0], act_range(conv),
                                   high, low, gradient, s_high, s_low);
     pg_channel_moments(positions, s_high, s_low, moments);
-    return conv->act == PG_ACT_NONE ? io->d_dst[0] : gradient;
+    return conv->act == PG_ACT_NONE ? pass_on(conv, io) : gradient;
 }
 
 /* d_src from dL/dy over all channels. */
 static pg_err run_all(const conv_op *conv, const pg_op_io *io, const float *gradient) {
-    const conv_state *state = io->state;
-    return pg_conv_run_execute(
-        &conv->backward, gradient == io->d_dst[0] ? &state->backward : &state->backward_scratch);
+    conv_state *state = io->state;
+    pg_err err = pg_conv_run_read(&state->backward, gradient);
+    return err ? err : pg_conv_run_execute(&conv->backward, &state->backward);
 }
 
 /* The gradient in scratch, its groups multiplied by high and low. */
@@ -400,7 +441,8 @@ static const float *scale_groups(const conv_op *conv, const pg_op_io *io, const 
         factors[c] = io->prune->keep[c] ? high : low;
     pg_channel_affine(positions, channels, gradient, factors, NULL, out);
     if (pg_defect("leak"))
-        memcpy((float *)io->d_dst[0], out, (size_t)(positions * channels) * sizeof *out);
+        memcpy(conv->skip ? io->d_src[1] : (float *)io->d_dst[0], out,
+               (size_t)(positions * channels) * sizeof *out);
     return out;
 }
 
@@ -426,8 +468,11 @@ static pg_err backward_pruned(const conv_op *conv, const pg_op_io *io) {
 
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const conv_op *conv = (const conv_op *)op;
-    if (io->d_src[0] == NULL)
+    if (io->d_src[0] == NULL) {
+        if (conv->skip && io->d_src[1])
+            through_activation(conv, io);
         return PG_OK;
+    }
     if (io->prune && io->prune->keep)
         return backward_pruned(conv, io);
     return run_all(conv, io, through_activation(conv, io));

@@ -3,7 +3,8 @@
  * gradient at its output (method.md sections 2, 3, 5).
  *
  * Notation: z = conv(x) + b is the ONNX Conv node's own output, y = s z + t what the folded batch
- * normalisation makes of it (s = 1, t = 0 without), dst = act(y). G = dL/dz, so G_c = s_c dL/dy_c.
+ * normalisation makes of it (s = 1, t = 0 without), dst = act(y), or act(y + skip) where a residual
+ * addition was folded in too. G = dL/dz, so G_c = s_c dL/dy_c.
  */
 #ifndef PG_KERNELS_OP_CONV_H
 #define PG_KERNELS_OP_CONV_H
@@ -29,6 +30,12 @@ bool pg_conv_absorb_batch_norm(pg_op *op, const float *scale, const float *shift
 /* Between create and prepare: dst = act(y), with lo and hi for PG_ACT_CLIP. */
 void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi);
 
+/* Between create and prepare: dst = act(y + skip), skip being a second run-time input, src[1], of
+ * the output's shape. backward gives both inputs the gradient behind the activation; pruning works
+ * on the convolution's share alone. Refuses (returns false, changes nothing) for grouped
+ * convolutions and when memory is out. */
+bool pg_conv_absorb_add(pg_op *op);
+
 /* Between create and prepare: forward also computes GAP_c = mean over positions of ReLU(z_c). */
 void pg_conv_want_gap(pg_op *op);
 
@@ -43,6 +50,9 @@ pg_act pg_conv_act(const pg_op *op, float *lo, float *hi);
 /* Between create and prepare: the layer as relevance.h takes it, batch normalisation inside, copied
  * (pg_linear_free). On failure nothing is left behind. */
 pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
+
+/* Between create and prepare: no kernels of our own (conv_kernel.h). */
+void pg_conv_library_only(pg_op *op);
 
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);

@@ -126,7 +126,10 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
         make_weights(linear, spec, row, two, weights);
         if (bias)
             make_bias(linear, spec, row, bias);
-        pg_conv_path_spec path = {.geometry = &g, .weights = weights, .bias = bias};
+        pg_conv_path_spec path = {.geometry = &g,
+                                  .weights = weights,
+                                  .bias = bias,
+                                  .library_only = linear->library_only};
         err = pg_conv_path_make(&path, &term->forward, diag);
         path.backward = true;
         if (!err)
@@ -252,6 +255,11 @@ PG_CLONES static void share_signed_range(int64_t n, float sign, bool at_zero, fl
         s[i] = sign * y[i] > 0 || (at_zero && y[i] == 0) ? r[i] / stabilised(z[i], epsilon) : 0;
 }
 
+PG_CLONES static void add_range(int64_t n, const float *x, float *r) {
+    for (int64_t i = 0; i < n; i++)
+        r[i] += x[i];
+}
+
 PG_CLONES static void weigh_range(int64_t n, const float *x, float *r) {
     for (int64_t i = 0; i < n; i++)
         r[i] *= x[i];
@@ -280,6 +288,12 @@ void pg_relevance_share(int64_t count, float factor, float stabiliser, const flo
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)
         share_range(smaller(RANGE, count - i), factor, stabiliser, r + i, z + i, s + i);
+}
+
+void pg_relevance_add(int64_t count, const float *x, float *r) {
+#pragma omp parallel for schedule(static) if (count > RANGE)
+    for (int64_t i = 0; i < count; i += RANGE)
+        add_range(smaller(RANGE, count - i), x + i, r + i);
 }
 
 void pg_relevance_weigh(int64_t count, const float *x, float *r) {

@@ -49,6 +49,7 @@ typedef struct pg_linear {
     pg_conv_geometry geometry;
     float *weights; /* [out_c, in_c / groups, k_h, k_w] */
     float *bias;    /* [out_c]; NULL: none */
+    bool library_only; /* pg_conv_path_spec */
 } pg_linear;
 void pg_linear_free(pg_linear *linear); /* and zeroes */
 
@@ -126,6 +127,9 @@ pg_err pg_relevance_execute(const pg_relevance *relevance, const pg_relevance_ru
 /* s = factor * r / stab(z). s may be r or z. */
 void pg_relevance_share(int64_t count, float factor, float stabiliser, const float *r,
                         const float *z, float *s);
+
+/* r = r + x. */
+void pg_relevance_add(int64_t count, const float *x, float *r);
 
 /* r = r * x. */
 void pg_relevance_weigh(int64_t count, const float *x, float *r);

@@ -8,17 +8,32 @@
 #include "kernels/mem.h"
 #include "pipeline/sha256.h"
 
+/* Modified weights take memory and time to load, and additions by themselves time to run: for those
+ * who may ask for relevance. */
+static bool wants_relevance(const pg_explain_options *o) {
+    bool any = false;
+    for (int i = -1; i < o->methods.count; i++) {
+        const pg_saliency *method = pg_saliency_find(i < 0 ? o->method : o->methods.items[i]);
+        any = any || (method && method->kind == &pg_saliency_lrp);
+    }
+    return any;
+}
+
 pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *refusals,
                                pg_model **out, pg_diag *diag) {
     const pg_model_options how = {.path = options->model_path,
                                   .output = options->output,
                                   .class_axis = options->class_axis,
+                                  .watch = options->cam_layer,
                                   .input_name = options->input_name,
                                   .inputs = options->inputs,
                                   .n_inputs = options->n_inputs,
                                   .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
+                                  .fuse_add = options->fuse_add,
+                                  .relevance = wants_relevance(options),
+                                  .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};
@@ -134,17 +149,9 @@ static pg_lrp_options with_box(const pg_explainer *e) {
     return lrp;
 }
 
-static bool wants(const pg_explainer *e, const pg_saliency_kind *kind) {
-    bool any = e->method->kind == kind;
-    for (int i = 0; i < e->options->methods.count; i++)
-        any = any || pg_saliency_find(e->options->methods.items[i])->kind == kind;
-    return any;
-}
-
-/* Modified weights take memory and time to load: for those who will ask for them. */
 static pg_err want_relevance(pg_explainer *e, pg_diag *diag) {
     e->lrp = with_box(e);
-    return wants(e, &pg_saliency_lrp) ? pg_model_want_relevance(e->model, &e->lrp, diag)
+    return wants_relevance(e->options) ? pg_model_want_relevance(e->model, &e->lrp, diag)
                                                : PG_OK;
 }
 

@@ -150,11 +150,8 @@ static bool clips_at_zero(const pg_node *node, float *lo) {
 }
 
 static bool makes_positive(const planner *p, const pg_node *node) {
-    float lo = -INFINITY, hi;
-    if (is(node, "Conv"))
-        return pg_conv_act(node->op, &lo, &hi) != PG_ACT_NONE && lo >= 0;
-    if (is(node, "Clip"))
-        return clips_at_zero(node, &lo) && lo >= 0;
+    if (node->op->relu)
+        return true;
     const type_row *row = row_of(node->op->type);
     bool all = row && row->positive != ANY;
     if (all && row->positive == SUMS)
@@ -229,17 +226,28 @@ static bool z_is_stored(const planner *p, const pg_node *node) {
     return act == PG_ACT_NONE || (act == PG_ACT_RELU && p->vanishing[node->dst[0]]);
 }
 
+/* Whether the sign of z can be read off it: not where a Clip ends on one side of 0. */
+static bool shows_sign(const pg_node *node) {
+    float lo = 0, hi = 1;
+    if (is(node, "Conv"))
+        pg_conv_act(node->op, &lo, &hi);
+    return lo <= 0 && hi > 0;
+}
+
 static pg_err plan_layer(planner *p, int index, pg_diag *diag) {
     const pg_node *node = &p->graph->nodes[index];
     pg_lrp_node *n = &p->lrp->nodes[index];
-    float lo = -INFINITY, hi;
     n->rule = rule_of(p, index);
     n->epsilon = (float)p->options->epsilon;
     n->z = is(node, "MatMul") ? bias_after(p->graph, index) : index;
     n->step = n->rule == PG_LRP_EPSILON && z_is_stored(p, node) ? PG_LRP_NORM : PG_LRP_LAYER;
     n->signed_input = !p->positive[node->src[0]];
-    n->rectified = is(node, "Conv") && pg_conv_act(node->op, &lo, &hi) != PG_ACT_NONE && lo >= 0;
+    n->rectified = node->op->relu;
     n->positive_only = n->rectified && p->vanishing[node->dst[0]];
+    if (n->rule == PG_LRP_GAMMA && !shows_sign(node))
+        return pg_fail(diag, PG_ECONFIG,
+                       "lrp: gamma asks for the sign of what node '%s' makes, and its Clip hides it",
+                       node->op->node);
     if (n->rule == PG_LRP_ZBOX)
         return check_box(p, node, diag);
     if (n->step == PG_LRP_LAYER && n->z != index)

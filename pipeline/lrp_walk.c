@@ -82,12 +82,23 @@ static pg_err norm(const pg_lrp_walk *w, const pg_lrp_node *n, const pg_op *op,
                    const pg_op_io *io) {
     const float *z = pg_session_io(w->session, n->z)->dst[0];
     float *r = (float *)io->d_dst[0]; /* ours, see pg_session_walk */
+    pg_assert(!op->adds);
     pg_relevance_share(count_of(&op->dst[0]), 1, n->epsilon, r, z, r);
     pg_err err = op->cls->backward(op, io);
     for (int k = 0; err == PG_OK && k < op->n_src; k++)
         if (io->d_src[k] != NULL)
             pg_relevance_weigh(count_of(&op->src[k]), io->src[k], io->d_src[k]);
     return err;
+}
+
+static void pass(const pg_op *op, const pg_op_io *io) {
+    int64_t count = count_of(&op->dst[0]);
+    if (io->d_src[0] == NULL || io->d_src[0] == io->d_dst[0])
+        return;
+    if (io->add != NULL && io->add[0])
+        pg_relevance_add(count, io->d_dst[0], io->d_src[0]);
+    else
+        memcpy(io->d_src[0], io->d_dst[0], (size_t)count * sizeof(float));
 }
 
 static pg_err step(void *user, int node, const pg_op *op, const pg_op_io *io) {
@@ -101,8 +112,7 @@ static pg_err step(void *user, int node, const pg_op *op, const pg_op_io *io) {
     case PG_LRP_ROUTE:
         return op->cls->backward(op, io);
     case PG_LRP_PASS:
-        if (io->d_src[0] != NULL && io->d_src[0] != io->d_dst[0])
-            memcpy(io->d_src[0], io->d_dst[0], (size_t)count_of(&op->dst[0]) * sizeof(float));
+        pass(op, io);
         return PG_OK;
     case PG_LRP_NORM:
         return norm(w, n, op, io);

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
     for (int i = 0; i < model->graph.n_nodes; i++)
@@ -45,7 +46,10 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, &model->load, diag);
+        err = pg_watch_named(&model->graph, options->watch, diag);
+    if (err == PG_OK)
+        err = pg_optimise(&model->graph, &model->load, options->fuse_add && !options->relevance,
+                          !options->relevance, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
@@ -71,6 +75,10 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     info->class_axis = job.class_axis;
     info->classes = info->output.shape.dims[job.class_axis];
     info->logits_name = g->values[g->logits].name;
+    if (model->graph.watched < 0)
+        pg_watch_last(&model->graph);
+    if ((err = pg_watch_describe(g, info, diag)))
+        return pg_fail_in(diag, err, "%s", options->path);
     info->n_convs = g->n_convs;
     info->convs = g->convs;
     return PG_OK;
@@ -133,6 +141,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
     pg_span file = {0};
@@ -202,6 +211,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        if (model->library_only && pg_op_is_conv(op))
+            pg_conv_library_only(op);
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
         if (err != PG_OK)
             return pg_fail_in(diag, err, "%s", model->info.path);
@@ -221,6 +232,8 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     if (err == PG_OK)
         pg_lrp_take_scratch(&model->lrp, &model->graph);
     drop_load(model);
+    if (err == PG_OK) /* layouts are known now */
+        err = pg_watch_describe(&model->graph, &model->info, diag);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err != PG_OK)

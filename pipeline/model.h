@@ -35,9 +35,15 @@ typedef struct pg_model_options {
     const char *output;       /* name of the value that is explained; NULL or "": the first output */
     int class_axis;           /* of that output; negative: 1, or the last of three axes */
     const char *input_name;   /* of the picture; NULL or "": the only input that looks like one */
+    const char *watch;        /* layer that methods look at (watch.h); NULL or "": the last with an
+                                 extent */
     const pg_model_value *inputs; /* [n_inputs] what the others hold */
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
+    bool fuse_add;            /* residual additions are done by the convolution before them */
+    bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
+                                 stay nodes of their own, each with a rule */
+    bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
@@ -90,6 +96,10 @@ typedef struct pg_model_info {
     int class_axis;           /* of output */
     int64_t classes;          /* its length */
     pg_squash squash;         /* the logits are the input of the file's last softmax or sigmoid */
+    const char *watched_name; /* NULL: no value is watched */
+    pg_desc watched;          /* [1,C,H,W]; its layout is known after prepare */
+    bool linear_tail;         /* the logits are an affine function of it */
+    double tail_share;        /* of forward's FLOPs, that lie behind it */
     int n_convs;
     const pg_conv_info *convs;
     int nodes_in_file, nodes_folded, nodes_run;

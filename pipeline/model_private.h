@@ -21,7 +21,7 @@ struct pg_model {
     int *conv_node;     /* [n_convs] node that runs it, -1: none */
     pg_lrp lrp;         /* nodes NULL: not wanted */
     int threads;
-    bool prepared, backward;
+    bool library_only, prepared, backward;
 };
 
 #endif

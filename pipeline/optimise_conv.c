@@ -1,6 +1,6 @@
 /* What stands around a convolution and becomes part of it: padding with zeros before it (and before
  * an average pool), and after it batch normalisation, or multiplication and addition by channel,
- * then ReLU or Clip.
+ * then the addition of a residual branch, then ReLU or Clip.
  *
  * The node keeps its number and its name, and z stays the output of the file's Conv node: see
  * op_conv.h for how. */
@@ -126,7 +126,7 @@ static pg_node *conv_before(const pg_rewriter *r, const pg_node *node) {
 
 pg_err pg_rule_batch_norm(pg_rewriter *r, pg_node *bn, pg_diag *diag) {
     pg_node *conv = conv_before(r, bn);
-    if (conv == NULL || conv->has_batch_norm)
+    if (conv == NULL || conv->has_batch_norm || conv->has_add)
         return PG_OK;
     int64_t channels = conv->op->dst[0].shape.dims[1];
     const float *in[4];
@@ -189,7 +189,7 @@ pg_err pg_rule_affine(pg_rewriter *r, pg_node *add, pg_diag *diag) {
         return PG_OK;
     pg_node *conv = shift != NULL ? conv_before(r, mul != NULL ? mul : add) : NULL;
     const pg_const *weights = conv != NULL ? pg_node_constant(conv->def, 1) : NULL;
-    if (weights == NULL || conv->has_batch_norm)
+    if (weights == NULL || conv->has_batch_norm || conv->has_add)
         return PG_OK;
     int64_t channels = conv->op->dst[0].shape.dims[1];
     affine a;
@@ -206,6 +206,41 @@ pg_err pg_rule_affine(pg_rewriter *r, pg_node *add, pg_diag *diag) {
         pg_take_over(r, conv, add);
     }
     pg_free(a.scale);
+    return PG_OK;
+}
+
+/* ---- addition of another value ---- */
+
+/* The convolution that makes operand k alone for this node, and after the other operand is there:
+ * then that one can be its second input. */
+static pg_node *conv_after_other(const pg_rewriter *r, const pg_node *add, int k) {
+    pg_node *conv = pg_maker_for_one(r, add->src[k], "Conv");
+    const pg_node *other = pg_maker(r, add->src[1 - k]);
+    bool ready = conv != NULL && (other == NULL || other < conv);
+    return ready && pg_op_is_conv(conv->op) && !conv->has_act && !conv->has_add ? conv : NULL;
+}
+
+pg_err pg_rule_residual(pg_rewriter *r, pg_node *add, pg_diag *diag) {
+    if (!r->fuse_add || add->op->n_src != 2 || add->def->n_inputs != 2 ||
+        add->op->dst[0].shape.rank < 3 ||
+        !pg_shape_equal(&add->op->src[0].shape, &add->op->src[1].shape))
+        return PG_OK;
+    int k = 0;
+    pg_node *conv = conv_after_other(r, add, k);
+    if (conv == NULL)
+        conv = conv_after_other(r, add, k = 1);
+    if (conv == NULL)
+        return PG_OK;
+    int *src = pg_pool_array(r->graph->pool, 2, sizeof *src);
+    if (src == NULL)
+        return out_of_memory(diag);
+    if (!pg_conv_absorb_add(conv->op))
+        return PG_OK;
+    src[0] = conv->src[0];
+    src[1] = add->src[1 - k];
+    conv->src = src;
+    conv->has_add = true;
+    pg_take_over(r, conv, add);
     return PG_OK;
 }
 

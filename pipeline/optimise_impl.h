@@ -11,6 +11,8 @@
 
 typedef struct pg_rewriter {
     pg_graph *graph;
+    bool fuse_add;    /* residual additions into convolutions */
+    bool fuse_concat; /* concatenations into batch normalisations */
     pg_pool *load;   /* definitions and constants of new operators: until prepare */
     int *readers;    /* per value: how many node inputs read it */
     int *maker;      /* per value: the node that makes it, -1: the input */
@@ -82,6 +84,8 @@ pg_rule pg_rule_scalar_identity, pg_rule_reduce_mean; /* optimise_trivial.c */
 pg_rule pg_rule_product;                              /* optimise_activation.c */
 pg_rule pg_rule_layer_norm, pg_rule_group_norm, pg_rule_norm_affine; /* optimise_norm.c */
 pg_rule pg_rule_transpose, pg_rule_reshape, pg_rule_shuffle;         /* optimise_layout.c */
-pg_rule pg_rule_pad, pg_rule_batch_norm, pg_rule_affine, pg_rule_activation; /* optimise_conv.c */
+pg_rule pg_rule_pad, pg_rule_batch_norm, pg_rule_affine, pg_rule_residual,
+    pg_rule_activation; /* optimise_conv.c */
+pg_rule pg_rule_norm_concat, pg_rule_norm_activation;                /* optimise_dense.c */
 
 #endif

@@ -95,6 +95,36 @@ typedef struct pg_crp_options {
     int n_channels;
 } pg_crp_options;
 
+/* ig.*: the path from the baseline to the frame, and where on it the gradient is taken. */
+typedef enum pg_quadrature {
+    PG_QUADRATURE_TRAPEZOID,
+    PG_QUADRATURE_GAUSS_LEGENDRE,
+    PG_QUADRATURE_RIEMANN_TRAPEZOID
+} pg_quadrature;
+typedef enum pg_baseline {
+    PG_BASELINE_ZERO,
+    PG_BASELINE_BLACK,
+    PG_BASELINE_WHITE,
+    PG_BASELINE_BLUR,
+    PG_BASELINE_VALUE
+} pg_baseline;
+typedef struct pg_ig_options {
+    int steps;
+    pg_quadrature quadrature;
+    pg_baseline baseline;
+    double value; /* PG_BASELINE_VALUE: of every number of the network's input */
+    double blur;  /* PG_BASELINE_BLUR: sigma in pixels */
+} pg_ig_options;
+
+/* smoothgrad.* */
+typedef enum pg_smooth_mode { PG_SMOOTH_ABS, PG_SMOOTH_SQUARE, PG_SMOOTH_SIGNED } pg_smooth_mode;
+typedef struct pg_smoothgrad_options {
+    int samples;
+    double sigma; /* as a share of the input's range */
+    pg_smooth_mode mode;
+    uint64_t seed;
+} pg_smoothgrad_options;
+
 typedef struct pg_explain_options {
     const char *model_path, *labels_path, *output; /* labels, output: NULL or "" */
     int class_axis;         /* of the output; negative: by its rank */
@@ -107,12 +137,19 @@ typedef struct pg_explain_options {
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
     pg_string_list methods; /* further methods that streams and frames may ask for: what has to be
                                prepared for them is */
+    const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
+    int scorecam_channels; /* at most this many, those that vary most; 0: all */
+    int occlusion_window, occlusion_stride; /* pixels */
     double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
     pg_prune_options prune;
     pg_lrp_options lrp;
     pg_crp_options crp;
+    pg_ig_options ig;
+    pg_smoothgrad_options smoothgrad;
+    bool fuse_add;          /* residual additions are done by the convolution before them */
+    bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */

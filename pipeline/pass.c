@@ -72,21 +72,38 @@ static void learn(double *mean, uint64_t ns) {
     *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 16 : (double)ns;
 }
 
-pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
-    uint64_t begin = pass->mark;
-    pg_err err = pg_session_forward(pass->session, diag);
-    if (err)
-        return err;
+static pg_err read_scores(pg_pass *pass, pg_diag *diag) {
     pg_head_scores(pass->head, pg_session_output(pass->session), pass->sums, pass->scores);
     for (int64_t k = 0; k < pass->classes; k++)
         if (!isfinite(pass->scores[k]))
             return pg_fail(diag, PG_EFAIL, "the score of class %" PRId64 " is not finite", k);
     pg_pass_mark(pass, PG_STAGE_FORWARD);
-    learn(&pass->forward_ns, pass->mark - begin);
     return PG_OK;
 }
 
+pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
+    uint64_t begin = pass->mark;
+    pg_err err = pg_session_forward(pass->session, diag);
+    if (!err)
+        err = read_scores(pass, diag);
+    if (!err)
+        learn(&pass->forward_ns, pass->mark - begin);
+    return err;
+}
+
+pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag) {
+    pg_err err = pg_session_forward_tail(pass->session, diag);
+    return err ? err : read_scores(pass, diag);
+}
+
 static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
+
+/* The end of both ways backward, `begin` being when they set out. */
+static pg_err finish_backward(pg_pass *pass, uint64_t begin, pg_err err) {
+    pg_pass_mark(pass, PG_STAGE_BACKWARD);
+    learn(&pass->backward_ns, pass->mark - begin);
+    return err;
+}
 
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     uint64_t begin = pass->mark;
@@ -103,10 +120,18 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     pg_pass_mark(pass, PG_STAGE_SELECT);
     pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
                  pass->seed);
-    pg_err err = pg_session_backward(pass->session, pass->seed, convs, diag);
-    pg_pass_mark(pass, PG_STAGE_BACKWARD);
-    learn(&pass->backward_ns, pass->mark - begin);
-    return err;
+    return finish_backward(pass, begin,
+                           pg_session_backward(pass->session, pass->seed, convs, diag));
+}
+
+pg_err pg_pass_backward_guided(pg_pass *pass, pg_diag *diag) {
+    uint64_t begin = pass->mark;
+    pass->pruned = false;
+    pass->rule = "none";
+    pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
+                 pass->seed);
+    return finish_backward(pass, begin,
+                           pg_session_backward_guided(pass->session, pass->seed, diag));
 }
 
 pg_err pg_pass_reserve(pg_pass *pass, pg_diag *diag) {

@@ -3,6 +3,7 @@
 #ifndef PG_PIPELINE_PASS_H
 #define PG_PIPELINE_PASS_H
 
+#include "pipeline/frame.h"
 #include "pipeline/head.h"
 #include "pipeline/prune.h"
 #include "pipeline/session.h"
@@ -27,6 +28,7 @@ typedef struct pg_pass {
     pg_selector *selector;             /* NULL: this explainer cannot prune */
     pg_prune *prune;
     int64_t klass; /* the explained class, set by the caller */
+    const pg_frame *frame; /* the same, borrowed for one run: names random numbers */
     /* the frame itself, put aside while a method runs the network on other inputs: one block */
     float *kept_input, *kept_scores, *kept_output; /* NULL until pg_pass_reserve */
     const float *output;                           /* the network's output for the frame */
@@ -61,8 +63,15 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage);
  * finite. */
 pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag);
 
+/* The same from the watched value on (pg_session_forward_tail). Not a pass of its own: its time is not
+ * learned. */
+pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag);
+
 /* The gradient of the score of pass->klass, with or without ParchGrad; read it from the session. */
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag);
+
+/* The same by guided backpropagation (pg_session_backward_guided), without ParchGrad. */
+pg_err pg_pass_backward_guided(pg_pass *pass, pg_diag *diag);
 
 /* ---- methods that look at more than the frame ---- */
 

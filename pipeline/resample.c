@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/simd.h"
+
 enum { FIXED_BITS = 22, HALF = 1 << (FIXED_BITS - 1) };
 
 void pg_axis_free(pg_axis *axis) {
@@ -133,24 +135,29 @@ void pg_resample_rows(const pg_axis *axis, const uint8_t *src, int64_t stride, i
     }
 }
 
+/* dst[x] = sum over k of w[k] * src[k * row_bytes + x] */
+PG_CLONES static void column_sums(const int32_t *w, int32_t count, const uint8_t *src,
+                                  int64_t row_bytes, uint8_t *dst) {
+    enum { BLOCK = 512 };
+    int32_t sums[BLOCK];
+    for (int64_t x0 = 0; x0 < row_bytes; x0 += BLOCK) {
+        int64_t n = row_bytes - x0 < BLOCK ? row_bytes - x0 : BLOCK;
+        for (int64_t x = 0; x < n; x++)
+            sums[x] = HALF;
+        for (int32_t k = 0; k < count; k++)
+            for (int64_t x = 0; x < n; x++)
+                sums[x] += w[k] * src[k * row_bytes + x0 + x];
+        for (int64_t x = 0; x < n; x++)
+            dst[x0 + x] = clip(sums[x]);
+    }
+}
+
 void pg_resample_columns(const pg_axis *axis, const uint8_t *src, int64_t begin, int64_t row_bytes,
                          uint8_t *dst) {
     const int32_t *first = axis->first.data, *count = axis->count.data;
-    enum { BLOCK = 512 };
-    int32_t sums[BLOCK];
-    for (int64_t y = 0; y < axis->out; y++) {
-        const int32_t *w = (const int32_t *)axis->weights.data + y * axis->taps;
-        for (int64_t x0 = 0; x0 < row_bytes; x0 += BLOCK) {
-            int64_t n = row_bytes - x0 < BLOCK ? row_bytes - x0 : BLOCK;
-            for (int64_t x = 0; x < n; x++)
-                sums[x] = HALF;
-            for (int32_t k = 0; k < count[y]; k++) {
-                const uint8_t *row = src + (first[y] + k - begin) * row_bytes + x0;
-                for (int64_t x = 0; x < n; x++)
-                    sums[x] += w[k] * row[x];
-            }
-            for (int64_t x = 0; x < n; x++)
-                dst[y * row_bytes + x0 + x] = clip(sums[x]);
-        }
+    const int32_t *weights = axis->weights.data;
+    for (int64_t y = 0; y < axis->out; y++) { /* a black line has no first row */
+        const uint8_t *rows = count[y] > 0 ? src + (first[y] - begin) * row_bytes : src;
+        column_sums(weights + y * axis->taps, count[y], rows, row_bytes, dst + y * row_bytes);
     }
 }

@@ -69,6 +69,7 @@ def test_version():
     (("version", "x"), "version takes no argument"),
     (("calibrate", "--model", "m"), "--data DIR and --out FILE"),
     (("bench", "--runs", "0", "--model", "m"), "--runs must be a whole number"),
+    (("bench", "--model", __file__, "--only", "forward,sideways"), "--only: 'sideways'"),
     (("check-config",), "check-config wants an argument: FILE"),
 ])
 def test_usage_errors_are_status_2(args, words):
@@ -207,6 +208,23 @@ def test_bench(net):
         assert 0 < info[key]["min_ms"] <= info[key]["median_ms"] <= info[key]["p90_ms"]
     assert {"gradient", "parchgrad"} <= set(info["methods"]) and info["random_channels"]
     assert sum(layer["forward_ms"] for layer in info["layers"]) > 0
+    assert info["peak"]["f32_gflops"] > 1 and info["peak"]["read_gbs"] > 0
+    assert all(layer["forward_share"] > 0 for layer in info["layers"] if layer["forward_ms"] > 0)
+    stages = info["methods"]["parchgrad"]["stages_ms"]
+    assert 0 < stages["forward"] + stages["backward"] < 2 * info["methods"]["parchgrad"]["p90_ms"]
+    text = cli.run("bench", "--model", net, "--runs", 1, "--layers").stdout
+    assert "% of the f32 peak" in text and "bound" in text
+
+
+def test_bench_in_steps(net):
+    """--step measures when told, and only what --only names."""
+    command = [cli.binary(), "bench", "--model", str(net), "--step", "--only", "forward,parchgrad", "--runs", "5"]
+    result = subprocess.run(command, input="1\n5\n", capture_output=True, text=True, timeout=60)
+    one, five = map(json.loads, result.stdout.splitlines())
+    assert result.returncode == 0 and (one["runs"], five["runs"]) == (1, 5)
+    assert "backward" not in five and list(five["methods"]) == ["parchgrad"]
+    bad = subprocess.run(command, input="6\n", capture_output=True, text=True, timeout=60)
+    assert bad.returncode == 2 and "from 1 to --runs, 5" in bad.stderr
 
 
 def test_calibrate(net, tmp_path):

@@ -522,6 +522,57 @@ def test_affine_that_stays(tmp_path):
     assert ran.count("Add") == 1
 
 
+def residual(n, x, k=3, act="Relu", swap=False, block=lambda n, y: y):
+    y = block(n, n.conv(x, C, C, k))
+    y = n.op("Add", *((x, y) if swap else (y, x)))
+    return y if act is None else n.clip(y, 0, 6) if act == "Clip" else n.op(act, y)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("act", [None, "Relu", "Clip", "Sigmoid"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_residual_addition(k, act, swap, tmp_path):
+    """Two blocks, the second's skip being the first's output; and a frozen normalisation in between."""
+    def pattern(n, x):
+        y = residual(n, n.op("Relu", x), k, act, swap)
+        return residual(n, y, k, act, swap, lambda n, y: n.op("Add", n.op(
+            "Mul", y, n.normal(1, C, 1, 1, shift=1.5, scale=.3)), n.normal(1, C, 1, 1, scale=.3)))
+    ran = around(pattern, tmp_path)
+    assert ran.count("Add") == 0, ran.types
+    assert {"Relu", "Clip", "Sigmoid"} & set(ran.types) == ({act} & {"Sigmoid"}), ran.types
+    net = tmp_path / "net.onnx"
+    apart = json.loads(cli.run("inspect", "--json", "--model", net, "--set", "engine.fuse_add=false").stdout)
+    assert [o["type"] for o in apart["operators"]].count("Add") == 2
+
+
+def test_residual_addition_of_two_convolutions(tmp_path):
+    """As in a ResNet's first blocks: whichever convolution comes last does it."""
+    for swap in (False, True):
+        def pattern(n, x):
+            y, skip = n.conv(n.conv(x, C, C), C, C), n.conv(x, C, C, 1)
+            return n.op("Relu", n.op("Add", *((skip, y) if swap else (y, skip))))
+        assert around(pattern, tmp_path).count("Add") == 0
+
+
+RESIDUAL_MISSES = {
+    "the convolution read elsewhere": lambda n, x: _read_twice(n, x),
+    "the skip made later": lambda n, x: n.op("Add", n.conv(x, C, C), n.op("Sigmoid", x)),
+    "an activation before it": lambda n, x: n.op("Add", n.op("Relu", n.conv(x, C, C)), x),
+    "a broadcast": lambda n, x: n.op("Add", n.conv(x, C, C), n.mean(x, [2, 3])),
+    "depthwise": lambda n, x: n.op("Add", n.op("Conv", x, n.normal(C, 1, 3, 3), group=C, pads=[1] * 4), x),
+}
+
+
+def _read_twice(n, x):
+    y = n.conv(x, C, C)
+    return n.op("Mul", n.op("Add", y, x), n.op("Sigmoid", y))
+
+
+@pytest.mark.parametrize("name", RESIDUAL_MISSES)
+def test_residual_addition_near_miss(name, tmp_path):
+    assert around(lambda n, x: RESIDUAL_MISSES[name](n, n.op("Relu", x)), tmp_path).count("Add") == 1
+
+
 def saliency(net, logits, tmp_path, name):
     """ParchGrad's map and layers, with statistics of the same file."""
     path, data, stats = (tmp_path / f"{name}{end}" for end in (".onnx", "", ".stats"))
@@ -534,7 +585,7 @@ def saliency(net, logits, tmp_path, name):
                        parchgrad__layers=1.0, parchgrad__quantile=.4, parchgrad__select="instance")
 
 
-@pytest.mark.parametrize("what", ["affine", "pad"])
+@pytest.mark.parametrize("what", ["affine", "pad", "residual"])
 def test_parchgrad_sees_the_same_z(what, tmp_path):
     """One network twice, once with the convolution's neighbours kept out of it."""
     def build(keep):
@@ -543,6 +594,11 @@ def test_parchgrad_sees_the_same_z(what, tmp_path):
             z = net.conv("input", 3, C)
             y = net.op("Mul", z, net.normal(1, C, 1, 1, shift=1.5, scale=.5))
             y = net.op("Relu", net.op("Add", y, net.normal(1, C, 1, 1, scale=.5)))
+            y = prevented(net, z, y) if keep else y
+        elif what == "residual":
+            x = net.op("Relu", net.conv("input", 3, C))
+            z = net.conv(x, C, C)
+            y = net.op("Relu", net.op("Add", z, x))
             y = prevented(net, z, y) if keep else y
         else:
             v = net.pad("input", [0, 0, 1, 1, 0, 0, 1, 1])
@@ -553,7 +609,7 @@ def test_parchgrad_sees_the_same_z(what, tmp_path):
         return net, net.head(net.op("Relu", y), C * H * W)
     a, b = (saliency(*build(keep), tmp_path, name) for keep, name in ((True, "apart"), (False, "merged")))
     assert inspect(tmp_path / "merged.onnx").run < inspect(tmp_path / "apart.onnx").run
-    assert len(a.layers) == len(b.layers) == 2
+    assert len(a.layers) == len(b.layers) == (3 if what == "residual" else 2)
     for one, other in zip(a.layers.values(), b.layers.values()):
         assert one["kept"] == other["kept"] < C
         assert one["beta"] == pytest.approx(other["beta"], rel=1e-4)

@@ -398,3 +398,22 @@ def test_health_endpoints(model, tmp_path):
         for stage in ("decode", "forward", "backward", "map", "publish"):
             assert m.get("parchgradd_stage_duration_seconds_count", stage=stage) >= 1
         assert m.get("parchgradd_frame_age_seconds_count") == 1
+
+
+def spins(d):
+    """What the running process tells the OpenMP library about waiting."""
+    entries = pathlib.Path(f"/proc/{d.process.pid}/environ").read_bytes().split(b"\0")
+    return [e for e in entries if e.startswith((b"GOMP_SPINCOUNT=", b"OMP_WAIT_POLICY="))]
+
+
+@pytest.mark.parametrize("wait,env,expected", [
+    ("brief", {}, [b"GOMP_SPINCOUNT=200"]),
+    ("active", {}, []),
+    ("brief", {"OMP_WAIT_POLICY": "passive"}, [b"OMP_WAIT_POLICY=passive"]),
+])
+def test_how_threads_wait(model, tmp_path, monkeypatch, wait, env, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    with Daemon(model, tmp_path, env=env, engine={"wait": wait}) as d:
+        assert spins(d) == expected
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"

@@ -64,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static pg_diag diag;
     const uint8_t none = 0;
-    const pg_model_options options = {.path = "fuzz", .bytes = size > 0 ? data : &none,
+    const pg_model_options options = {.path = "fuzz", .fuse_add = true, .bytes = size > 0 ? data : &none,
                                       .n_bytes = size, .height = SIDE, .width = SIDE, .threads = 1,
                                       .max_value_bytes = VALUE_BYTES,
                                       .max_load_bytes = LOAD_BYTES,

@@ -149,7 +149,7 @@ Test(channel_ops, gap) {
         float *gap = noises(c), *before = pg_malloc((size_t)(p * c) * sizeof *before);
         void *scratch = pg_malloc(pg_channel_gap_scratch(p, c));
         memcpy(before, y, (size_t)(p * c) * sizeof *y);
-        pg_channel_gap(p, c, y, t, inverse, (pg_act_range){-0.25f, 0.5f}, scratch, gap);
+        pg_channel_gap(p, c, y, NULL, t, inverse, (pg_act_range){-0.25f, 0.5f}, scratch, gap);
         for (int64_t i = 0; i < c; i++) {
             double sum = 0;
             for (int64_t r = 0; r < p; r++)
@@ -175,7 +175,7 @@ Test(channel_ops, results_do_not_depend_on_the_number_of_threads) {
         sums[i] = pg_malloc(2 * P * sizeof(double));
         pg_channel_group_sums(P, C, g, w, w + C, sums[i], sums[i] + P);
         memcpy(y, g, P * C * sizeof *y);
-        pg_channel_gap(P, C, y, ones, ones, (pg_act_range){0, 1}, scratch, gap[i]);
+        pg_channel_gap(P, C, y, NULL, ones, ones, (pg_act_range){0, 1}, scratch, gap[i]);
     }
     cr_assert(memcmp(sums[0], sums[1], 2 * P * sizeof(double)) == 0);
     cr_assert(memcmp(gap[0], gap[1], sizeof gap[0]) == 0);

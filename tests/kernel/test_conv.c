@@ -13,6 +13,7 @@ typedef struct fixture {
     double *x, *w, *b;     /* b NULL: none */
     double *z, *g, *d_x;   /* reference results */
     float *s, *t, *spread; /* batch normalisation, NULL: none */
+    bool skip;             /* a second input is added */
 } fixture;
 
 static double *doubles(fixture *f, int64_t n) {
@@ -67,6 +68,14 @@ static void absorb(fixture *f) {
     cr_assert(pg_conv_absorb_batch_norm(f->c.op, f->s, f->t, f->spread));
 }
 
+/* A residual addition: the bench's second input. */
+static void absorb_add(fixture *f) {
+    cr_assert(pg_conv_absorb_add(f->c.op));
+    op_check_input(&f->c, f->c.op->src[1].shape);
+    f->c.want[1] = true;
+    f->skip = true;
+}
+
 static void start(fixture *f) {
     op_check_start(&f->c, PG_CHANNELS_LAST);
     f->x = widen(f, f->c.x[0], f->x_n);
@@ -79,20 +88,33 @@ static void start(fixture *f) {
 static double scale_of(const fixture *f, int64_t i) { return f->s ? f->s[i / f->spatial] : 1.0; }
 static double shift_of(const fixture *f, int64_t i) { return f->t ? f->t[i / f->spatial] : 0.0; }
 
-/* y = act(s z + t) into g as a work array; returns it. */
+/* s z + t + skip */
+static double before_act(const fixture *f, int64_t i) {
+    return scale_of(f, i) * f->z[i] + shift_of(f, i) + (f->skip ? f->c.x[1][i] : 0);
+}
+
+/* y = act(s z + t + skip) into g as a work array; returns it. */
 static const double *expected_dst(fixture *f, double lo, double hi) {
     for (int64_t i = 0; i < f->z_n; i++)
-        f->g[i] = fmin(fmax(scale_of(f, i) * f->z[i] + shift_of(f, i), lo), hi);
+        f->g[i] = fmin(fmax(before_act(f, i), lo), hi);
     return f->g;
 }
 
 /* g = dL/dz for the bench's seed through act, and d_x from it. */
 static void expected_gradient(fixture *f, double lo, double hi) {
     for (int64_t i = 0; i < f->z_n; i++) {
-        double y = scale_of(f, i) * f->z[i] + shift_of(f, i);
+        double y = before_act(f, i);
         f->g[i] = y > lo && y < hi ? scale_of(f, i) * f->c.d_y[0][i] : 0;
     }
     conv_backward(&f->k, f->g, f->w, f->d_x);
+}
+
+/* The skip's gradient is what the activation lets through, to the bit. */
+static void check_skip(const fixture *f, double lo, double hi) {
+    for (int64_t i = 0; f->skip && i < f->z_n; i++) {
+        double y = before_act(f, i);
+        cr_assert_eq(f->c.d_x[1][i], y > lo && y < hi ? f->c.d_y[0][i] : 0);
+    }
 }
 
 static void check_plain(fixture *f, double lo, double hi) {
@@ -101,6 +123,7 @@ static void check_plain(fixture *f, double lo, double hi) {
     op_check_backward(&f->c);
     expected_gradient(f, lo, hi);
     op_check_d_src(&f->c, 0, f->d_x, 2e-6);
+    check_skip(f, lo, hi);
 }
 
 Test(conv, forward_and_backward_match_plain_loops) {
@@ -386,6 +409,7 @@ static void check_pruned(fixture *f, double lo, double hi, float high, float low
             f->g[i] *= keep[i / f->spatial] ? high : low;
     conv_backward(&f->k, f->g, f->w, f->d_x);
     op_check_d_src(&f->c, 0, f->d_x, 3e-6);
+    check_skip(f, lo, hi);
 }
 
 Test(conv, prune_scales_the_groups_and_reports_their_moments) {
@@ -440,13 +464,88 @@ Test(conv, prune_that_changes_nothing_is_exactly_plain) {
 }
 
 Test(conv, nobody_wants_the_gradient) {
-    fixture f;
-    begin(&f, &conv_grid[0], true);
-    f.c.want[0] = false;
-    start(&f);
-    op_check_forward(&f.c);
-    op_check_backward(&f.c);
-    op_check_close(&f.c);
+    for (int skip = 0; skip < 4; skip++) { /* 1: has one, 2: whose gradient is wanted */
+        fixture f;
+        begin(&f, &conv_grid[0], true);
+        if (skip)
+            absorb_add(&f);
+        pg_conv_absorb_activation(f.c.op, PG_ACT_RELU, 0, 0);
+        f.c.want[0] = false;
+        f.c.want[1] = skip & 2;
+        start(&f);
+        op_check_forward(&f.c);
+        op_check_backward(&f.c);
+        if (f.c.want[1])
+            check_skip(&f, 0, INFINITY);
+        op_check_close(&f.c);
+    }
+}
+
+/* ---- a residual addition ---- */
+
+static const struct {
+    pg_act act;
+    float lo, hi;
+} acts[] = {
+    {PG_ACT_NONE, -INFINITY, INFINITY}, {PG_ACT_RELU, 0, INFINITY}, {PG_ACT_CLIP, -0.25f, 0.75f}};
+
+static bool begin_add(fixture *f, int row, int variant) {
+    begin(f, &conv_grid[row], true);
+    if (f->k.groups > 1) { /* stays a node of its own */
+        cr_assert(!pg_conv_absorb_add(f->c.op));
+        op_check_close(&f->c);
+        return false;
+    }
+    if (variant & 4)
+        absorb(f);
+    absorb_add(f);
+    if (acts[variant % 4].act != PG_ACT_NONE)
+        pg_conv_absorb_activation(f->c.op, acts[variant % 4].act, acts[variant % 4].lo,
+                                  acts[variant % 4].hi);
+    return true;
+}
+
+Test(conv, residual_addition_matches_plain_loops) {
+    for (int i = 0; i < CONV_GRID; i++)
+        for (int variant = 0; variant < 7; variant += 1 + variant % 4 / 2) {
+            double lo = acts[variant % 4].lo, hi = acts[variant % 4].hi;
+            fixture f;
+            if (!begin_add(&f, i, variant))
+                continue;
+            start(&f);
+            check_plain(&f, lo, hi);
+            check_pruned(&f, lo, hi, 1.75f, 0);
+            check_pruned(&f, lo, hi, 0.5f, 1.25f);
+            op_check_close(&f.c);
+            begin_add(&f, i, variant);
+            pg_conv_want_gap(f.c.op);
+            start(&f);
+            check_gap(&f, lo, hi);
+            op_check_close(&f.c);
+        }
+}
+
+/* As the planner may have it: the skip's gradient in the place of d_dst. */
+Test(conv, gradient_of_a_skip_in_the_place_of_the_output_s) {
+    for (int variant = 0; variant < 7; variant += 1 + variant % 4 / 2) {
+        fixture f;
+        begin_add(&f, 5, variant);
+        cr_assert_eq(f.c.op->in_place, 2);
+        start(&f);
+        check_plain(&f, acts[variant % 4].lo, acts[variant % 4].hi);
+        size_t skip_bytes = (size_t)f.z_n * sizeof(float), x_bytes = (size_t)f.x_n * sizeof(float);
+        float *d_skip = op_check_own(&f.c, pg_malloc(skip_bytes));
+        float *d_x = op_check_own(&f.c, pg_malloc(x_bytes));
+        memcpy(d_skip, f.c.d_src[1], skip_bytes);
+        memcpy(d_x, f.c.d_src[0], x_bytes);
+        memset(f.c.d_src[0], 0xff, x_bytes);
+        f.c.d_src[1] = (float *)f.c.d_dst[0];
+        op_check_forward(&f.c);
+        cr_assert_eq(f.c.op->cls->backward(f.c.op, &f.c.io), PG_OK);
+        cr_assert(memcmp(d_skip, f.c.d_dst[0], skip_bytes) == 0);
+        cr_assert(memcmp(d_x, f.c.d_src[0], x_bytes) == 0);
+        op_check_close(&f.c);
+    }
 }
 
 /* ---- refusals ---- */

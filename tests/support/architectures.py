@@ -205,7 +205,7 @@ _INCEPTION = {"aux_logits": False, "init_weights": True}
 
 ARCHITECTURES = {
     name: _plain(name) for name in (
-        "alexnet", "vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121",
+        "alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121",
         "squeezenet1_0", "squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_small",
         "mobilenet_v3_large", "mnasnet1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf",
         "regnet_y_400mf", "convnext_tiny", "swin_t")

@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     }
     static pg_diag diag;
     job j = {.input = argv[2], .seed = argv[3], .output = argv[4], .gradient = argv[5]};
-    pg_model_options options = {.path = argv[1], .class_axis = -1, .threads = 1};
+    pg_model_options options = {.path = argv[1], .class_axis = -1, .fuse_add = true, .threads = 1};
     pg_err err = pg_model_open(&options, &j.model, &diag);
     if (err == PG_OK)
         err = pg_model_prepare(j.model, NULL, true, &diag);

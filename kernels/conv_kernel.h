@@ -1,0 +1,30 @@
+/* Convolution kernels of our own, for the shapes where the library's waste time. conv_path.h tries
+ * them in order before it asks the library. */
+#ifndef PG_KERNELS_CONV_KERNEL_H
+#define PG_KERNELS_CONV_KERNEL_H
+
+#include "kernels/conv_path.h"
+
+/* What a call computes: the path's direction, between channels-last arrays. */
+typedef struct pg_conv_call {
+    const float *weights; /* as pack made them */
+    const float *in;      /* backward: d_dst */
+    float *out;           /* backward: d_src */
+    void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
+} pg_conv_call;
+
+typedef struct pg_conv_kernel {
+    const char *name;
+    bool (*takes)(const pg_conv_path_spec *spec);
+    size_t (*packed_bytes)(const pg_conv_geometry *geometry);
+    size_t (*scratch_bytes)(const pg_conv_geometry *geometry); /* for the thread count in force */
+    /* `plain` as in pg_conv_path_spec. */
+    void (*pack)(const pg_conv_geometry *geometry, const float *plain, float *packed);
+    /* Every sum is taken in one order, whatever the number of threads. */
+    void (*run)(const pg_conv_path *path, const pg_conv_call *call);
+} pg_conv_kernel;
+
+/* Gradient of a network's first convolution with respect to the picture. */
+extern const pg_conv_kernel pg_conv_first_backward;
+
+#endif

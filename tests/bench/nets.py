@@ -1,0 +1,55 @@
+"""The networks that are measured, and what has to be there for it: ONNX file, torch module, channel statistics."""
+import pathlib
+import re
+import tempfile
+from dataclasses import dataclass
+
+import cli
+import models
+
+
+@dataclass(frozen=True)
+class Net:
+    name: str
+    size: int = 224
+    classes: int = 1000
+    separable: bool = False  # depthwise convolutions: much memory, little arithmetic
+
+    @property
+    def path(self):
+        return models.export(self.name, self.size, self.classes)
+
+    def module(self):
+        return models.build(self.name, self.size, self.classes)
+
+    def picture(self):
+        return models.test_picture(self.size)
+
+
+NETS = {net.name: net for net in (
+    Net("resnet18"), Net("resnet50"), Net("vgg16"), Net("densenet121"),
+    Net("mobilenet_v2", separable=True), Net("efficientnet_lite0", separable=True),
+    Net("tiny_resnet", 64, 10))}
+GOAL_NETS = [name for name in NETS if name != "tiny_resnet"]  # that one is for trying the bench itself
+
+# ParchGrad as the goals state it: every convolution, a tenth of the channels.
+EVERY_LAYER = {"parchgrad.layers": "1.0", "parchgrad.quantile": 0.1}
+
+
+def statistics(net, folder):
+    """A statistics file with two classes that can be tested; made anew, for it belongs to this very program."""
+    path = pathlib.Path(folder) / f"{net.name}.stats"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as data:
+            pictures = [models.picture(i, net.size, 2) for i in range(6)]
+            cli.write_calibration(data, pictures, [i % 2 for i in range(6)])
+            cli.calibrate(net.path, data, path, parchgrad__layers="1.0")
+    return path
+
+
+def engine_keys():
+    """The switches of the engine, {key: default}, as the annotated configuration lists them."""
+    text = (cli.ROOT / "conf" / "parchgradd.yaml").read_text()
+    section = re.search(r"^engine:\n((?:[ #].*\n|\n)+)", text, re.M)
+    found = re.findall(r"^  (\w+): (true|false)$", section.group(1), re.M) if section else []
+    return {f"engine.{key}": value == "true" for key, value in found}
