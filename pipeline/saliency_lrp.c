@@ -34,7 +34,7 @@ static pg_err check(const pg_saliency *method, const pg_explainer *e, pg_diag *d
 
 static pg_cost cost(const pg_saliency *method, const pg_explainer *e) {
     (void)method;
-    const pg_lrp *lrp = e ? pg_model_lrp(e->model) : NULL;
+    const pg_lrp *lrp = e->model ? pg_model_lrp(e->model) : NULL; /* none: priced without a model */
     return lrp ? (pg_cost){1 + lrp->forwards, lrp->backwards} : (pg_cost){(double)NAN, (double)NAN};
 }
 
