@@ -126,10 +126,8 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
         make_weights(linear, spec, row, two, weights);
         if (bias)
             make_bias(linear, spec, row, bias);
-        pg_conv_path_spec path = {.geometry = &g,
-                                  .weights = weights,
-                                  .bias = bias,
-                                  .library_only = linear->library_only};
+        pg_conv_path_spec path = {
+            .geometry = &g, .weights = weights, .bias = bias, .library_only = linear->library_only};
         err = pg_conv_path_make(&path, &term->forward, diag);
         path.backward = true;
         if (!err)
@@ -334,8 +332,8 @@ static void share(const pg_relevance *r, const pg_relevance_term *term, const pg
     }
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)
-        share_signed_range(smaller(RANGE, count - i), (float)term->sign, term->at_zero, r->stabiliser,
-                           io->r + i, io->y + i, s + i, s + i);
+        share_signed_range(smaller(RANGE, count - i), (float)term->sign, term->at_zero,
+                           r->stabiliser, io->r + i, io->y + i, s + i, s + i);
 }
 
 /* R_in = x' * W'^T s, or += for all terms but the first. */

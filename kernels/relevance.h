@@ -47,8 +47,8 @@ typedef enum pg_lrp_rule {
  * normalisation) is in weights and bias. A fully connected layer is a convolution of 1x1. */
 typedef struct pg_linear {
     pg_conv_geometry geometry;
-    float *weights; /* [out_c, in_c / groups, k_h, k_w] */
-    float *bias;    /* [out_c]; NULL: none */
+    float *weights;    /* [out_c, in_c / groups, k_h, k_w] */
+    float *bias;       /* [out_c]; NULL: none */
     bool library_only; /* pg_conv_path_spec */
 } pg_linear;
 void pg_linear_free(pg_linear *linear); /* and zeroes */
@@ -75,7 +75,7 @@ typedef enum pg_relevance_input {
 
 typedef struct pg_relevance_term {
     float factor;
-    int sign;    /* of z: 1 and -1; 0: both */
+    int sign;     /* of z: 1 and -1; 0: both */
     bool at_zero; /* sign -1: also where y is 0 */
     pg_conv_path forward, backward;
 } pg_relevance_term;

@@ -1,4 +1,5 @@
-/* Which layer a condition is laid on: found by name, and refused where relevance could pass it by. */
+/* Which layer a condition is laid on: found by name, and refused where relevance could pass it by.
+ */
 #include <string.h>
 
 #include "kernels/mem.h"
@@ -9,8 +10,8 @@ static bool named(const pg_graph *g, const pg_node *node, const char *name) {
     if (strcmp(node->op->type, "LayoutConvert") == 0) /* ours, under the names of others */
         return false;
     const pg_conv_info *conv = node->conv >= 0 ? &g->convs[node->conv] : NULL;
-    const char *names[] = {node->op->node, g->values[node->dst[0]].name,
-                           conv ? conv->name : NULL, conv ? conv->output : NULL};
+    const char *names[] = {node->op->node, g->values[node->dst[0]].name, conv ? conv->name : NULL,
+                           conv ? conv->output : NULL};
     for (int i = 0; i < 4; i++)
         if (names[i] && strcmp(names[i], name) == 0)
             return true;
@@ -52,7 +53,8 @@ pg_err pg_crp_find(const pg_graph *g, const char *name, pg_crp_layer *out, pg_di
                        "crp.layer: another path leads past '%s' (to node '%s'); conditions want a "
                        "layer that all relevance passes",
                        name, past->op->node);
-    *out = (pg_crp_layer){.node = at, .name = g->values[node->dst[0]].name,
+    *out = (pg_crp_layer){.node = at,
+                          .name = g->values[node->dst[0]].name,
                           .channels = desc->shape.dims[1],
                           .channels_last = desc->layout == PG_CHANNELS_LAST};
     out->positions = pg_shape_count(&desc->shape) / out->channels;

@@ -39,11 +39,11 @@ typedef enum pg_lrp_step {
 
 typedef struct pg_lrp_node {
     pg_lrp_step step;
-    int z;           /* norm: the node whose output is z: itself, or the addition of its bias */
-    float epsilon;   /* norm */
+    int z;         /* norm: the node whose output is z: itself, or the addition of its bias */
+    float epsilon; /* norm */
     pg_lrp_rule rule;
     bool signed_input, positive_only, rectified; /* layer: pg_relevance_spec */
-    pg_relevance relevance;           /* layer; (prepare) */
+    pg_relevance relevance;                      /* layer; (prepare) */
 } pg_lrp_node;
 
 /* What a model shares between its sessions. Constant after prepare. */
@@ -55,9 +55,9 @@ typedef struct pg_lrp {
     double forwards, backwards; /* what a walk costs, in the work of one forward */
 } pg_lrp;
 
-/* Finds every node's step. PG_ECONFIG with all nodes that no rule is known for, each with its reason;
- * or for a rule that does not suit the layer it was chosen for. The nodes' definitions must be there
- * (before prepare). On failure *out is free. */
+/* Finds every node's step. PG_ECONFIG with all nodes that no rule is known for, each with its
+ * reason; or for a rule that does not suit the layer it was chosen for. The nodes' definitions must
+ * be there (before prepare). On failure *out is free. */
 pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp *out,
                    pg_diag *diag);
 
@@ -89,8 +89,7 @@ pg_err pg_crp_find(const pg_graph *graph, const char *name, pg_crp_layer *out, p
 typedef struct pg_lrp_walk pg_lrp_walk;
 
 /* On a session of a model that was prepared for it. */
-pg_err pg_lrp_walk_create(const pg_lrp *lrp, pg_session *session, pg_lrp_walk **out,
-                          pg_diag *diag);
+pg_err pg_lrp_walk_create(const pg_lrp *lrp, pg_session *session, pg_lrp_walk **out, pg_diag *diag);
 void pg_lrp_walk_destroy(pg_lrp_walk **walk); /* accepts NULL */
 
 /* Conditions of one walk; NULL: none. */

@@ -130,14 +130,15 @@ typedef struct planner {
     const pg_graph *graph;
     const pg_lrp_options *options;
     pg_lrp *lrp;
-    bool *positive, *vanishing; /* [n_values] */
+    bool *positive, *vanishing;  /* [n_values] */
     int first_conv, first_layer; /* nodes, -1: none */
     int refused;
     pg_diag why;
 } planner;
 
+enum { NAMED = 8 }; /* refused nodes in a sentence */
+
 static void refuse(planner *p, const pg_node *node) {
-    enum { NAMED = 8 };
     if (p->refused++ < NAMED)
         pg_diag_append(&p->why, "%s'%.200s' (%s: %s)", p->refused > 1 ? ", " : "", node->op->node,
                        node->op->type, why_not(node));
@@ -174,8 +175,7 @@ static pg_lrp_rule rule_of(const planner *p, int node) {
                                         PG_LRP_ALPHA_BETA};
     static const pg_lrp_choice firsts[] = {PG_LRP_CHOOSE_FLAT, PG_LRP_BY_COMPOSITE,
                                            PG_LRP_CHOOSE_ZBOX, PG_LRP_BY_COMPOSITE};
-    pg_lrp_choice first =
-        o->first != PG_LRP_BY_COMPOSITE ? o->first : firsts[(int)o->composite];
+    pg_lrp_choice first = o->first != PG_LRP_BY_COMPOSITE ? o->first : firsts[(int)o->composite];
     int at = first == PG_LRP_CHOOSE_ZBOX ? p->first_conv : p->first_layer;
     if (node == at && first != PG_LRP_BY_COMPOSITE)
         return chosen(first, PG_LRP_FLAT);
@@ -245,9 +245,10 @@ static pg_err plan_layer(planner *p, int index, pg_diag *diag) {
     n->rectified = node->op->relu;
     n->positive_only = n->rectified && p->vanishing[node->dst[0]];
     if (n->rule == PG_LRP_GAMMA && !shows_sign(node))
-        return pg_fail(diag, PG_ECONFIG,
-                       "lrp: gamma asks for the sign of what node '%s' makes, and its Clip hides it",
-                       node->op->node);
+        return pg_fail(
+            diag, PG_ECONFIG,
+            "lrp: gamma asks for the sign of what node '%s' makes, and its Clip hides it",
+            node->op->node);
     if (n->rule == PG_LRP_ZBOX)
         return check_box(p, node, diag);
     if (n->step == PG_LRP_LAYER && n->z != index)
@@ -305,30 +306,44 @@ static bool hands_zero_to_zero(const planner *p, int index) {
     return out && ((row && row->zero) || (is(node, "Clip") && clips_at_zero(node, &lo)));
 }
 
-/* Readers come before makers, so a value's fate is known when its maker's step is chosen. */
-static pg_err plan_all(planner *p, pg_diag *diag) {
+/* In order of execution: the first layers, and which values are positive. */
+static void sweep_forward(planner *p) {
     const pg_graph *g = p->graph;
-    pg_err err = PG_OK;
-    for (int v = 0; v < g->n_values; v++)
-        p->vanishing[v] = true;
+    p->first_conv = p->first_layer = -1;
     for (int i = 0; i < g->n_nodes; i++) {
         const pg_node *node = &g->nodes[i];
-        bool conv = node->on_path && is(node, "Conv"), layer = conv || (node->on_path && is_dense(node));
+        bool conv = node->on_path && is(node, "Conv");
+        bool layer = conv || (node->on_path && is_dense(node));
         p->first_conv = conv && p->first_conv < 0 ? i : p->first_conv;
         p->first_layer = layer && p->first_layer < 0 ? i : p->first_layer;
         for (int k = 0; k < node->op->n_dst; k++)
             p->positive[node->dst[k]] = makes_positive(p, node);
     }
-    for (int i = g->n_nodes - 1; err == PG_OK && i >= 0; i--) {
-        err = plan_node(p, i, diag);
-        bool vanishing = err == PG_OK && hands_zero_to_zero(p, i);
+}
+
+/* Against it: readers come before makers, so a value's fate is known when its maker's step is
+ * chosen. */
+static pg_err sweep_backward(planner *p, pg_diag *diag) {
+    const pg_graph *g = p->graph;
+    for (int v = 0; v < g->n_values; v++)
+        p->vanishing[v] = true;
+    for (int i = g->n_nodes - 1; i >= 0; i--) {
+        pg_err err = plan_node(p, i, diag);
+        if (err != PG_OK)
+            return err;
+        bool vanishing = hands_zero_to_zero(p, i);
         for (int k = 0; k < g->nodes[i].op->n_src; k++)
             p->vanishing[g->nodes[i].src[k]] = p->vanishing[g->nodes[i].src[k]] && vanishing;
     }
-    if (err == PG_OK && p->refused > 0)
-        err = pg_fail(diag, PG_ECONFIG, "lrp: relevance cannot pass %d node%s: %s%s", p->refused,
-                      p->refused == 1 ? "" : "s", p->why.text, p->refused > 8 ? ", ..." : "");
-    return err;
+    if (p->refused == 0)
+        return PG_OK;
+    return pg_fail(diag, PG_ECONFIG, "lrp: relevance cannot pass %d node%s: %s%s", p->refused,
+                   p->refused == 1 ? "" : "s", p->why.text, p->refused > NAMED ? ", ..." : "");
+}
+
+static pg_err plan_all(planner *p, pg_diag *diag) {
+    sweep_forward(p);
+    return sweep_backward(p, diag);
 }
 
 pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp *out,
@@ -336,8 +351,12 @@ pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp 
     size_t values = (size_t)graph->n_values;
     *out = (pg_lrp){.options = options, .n_nodes = graph->n_nodes};
     out->nodes = pg_calloc((size_t)graph->n_nodes, sizeof *out->nodes);
-    planner p = {.graph = graph, .options = options, .lrp = out, .first_conv = -1,
-                 .first_layer = -1, .positive = pg_calloc(values, sizeof(bool)),
+    planner p = {.graph = graph,
+                 .options = options,
+                 .lrp = out,
+                 .first_conv = -1,
+                 .first_layer = -1,
+                 .positive = pg_calloc(values, sizeof(bool)),
                  .vanishing = pg_calloc(values, sizeof(bool))};
     pg_err err = out->nodes && p.positive && p.vanishing
                      ? plan_all(&p, diag)
@@ -354,10 +373,14 @@ pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp 
 /* The box of the picture: what black and white become before the network (method.md 10). */
 static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_node *n,
                          pg_diag *diag) {
-    pg_relevance_spec spec = {.rule = n->rule, .epsilon = n->epsilon, .gamma = (float)o->gamma,
-                              .signed_input = n->signed_input, .positive_only = n->positive_only,
+    pg_relevance_spec spec = {.rule = n->rule,
+                              .epsilon = n->epsilon,
+                              .gamma = (float)o->gamma,
+                              .signed_input = n->signed_input,
+                              .positive_only = n->positive_only,
                               .rectified = n->rectified,
-                              .low = o->low, .high = o->high};
+                              .low = o->low,
+                              .high = o->high};
     pg_linear linear = {0};
     pg_err err = is(node, "Conv") ? pg_conv_linear(node->op, &linear, diag)
                                   : pg_gemm_linear(node->op, &linear, diag);
@@ -369,12 +392,12 @@ static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_no
     return err ? pg_fail_in(diag, err, "node '%s'", node->op->node) : PG_OK;
 }
 
-/* Terms of a rule and what they cost more for an input of twice the channels, and NORM's backward. */
+/* Terms of a rule and what they cost more for an input of twice the channels, and NORM's backward.
+ */
 static void add_cost(pg_lrp *lrp, const pg_lrp_node *n, double flops) {
     const pg_relevance *r = &n->relevance;
-    double terms = n->step == PG_LRP_LAYER
-                       ? (double)r->terms * (double)r->wide / (double)r->geometry.in_c
-                       : 0;
+    double terms =
+        n->step == PG_LRP_LAYER ? (double)r->terms * (double)r->wide / (double)r->geometry.in_c : 0;
     lrp->forwards += terms * flops;
     lrp->backwards += (n->step == PG_LRP_LAYER ? terms : n->step == PG_LRP_SKIP ? 0 : 1) * flops;
 }

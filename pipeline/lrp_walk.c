@@ -7,8 +7,8 @@
 struct pg_lrp_walk {
     const pg_lrp *lrp;
     pg_session *session;
-    pg_relevance_io *io;   /* [n_nodes] of layers */
-    pg_relevance_run *run; /* [n_nodes] */
+    pg_relevance_io *io;               /* [n_nodes] of layers */
+    pg_relevance_run *run;             /* [n_nodes] */
     const pg_crp_condition *condition; /* of the running walk */
 };
 
@@ -21,8 +21,11 @@ static pg_err bind(pg_lrp_walk *w, pg_diag *diag) {
         const pg_op_io *io = pg_session_io(w->session, i);
         if (n->step != PG_LRP_LAYER || io->d_src[0] == NULL)
             continue;
-        w->io[i] = (pg_relevance_io){.x = io->src[0], .y = io->dst[0], .r = io->d_dst[0],
-                                     .r_in = io->d_src[0], .scratch = io->scratch};
+        w->io[i] = (pg_relevance_io){.x = io->src[0],
+                                     .y = io->dst[0],
+                                     .r = io->d_dst[0],
+                                     .r_in = io->d_src[0],
+                                     .scratch = io->scratch};
         err = pg_relevance_bind(&n->relevance, &w->io[i], &w->run[i], diag);
     }
     return err;
@@ -38,8 +41,8 @@ pg_err pg_lrp_walk_create(const pg_lrp *lrp, pg_session *session, pg_lrp_walk **
     w->session = session;
     w->io = pg_calloc(n, sizeof *w->io);
     w->run = pg_calloc(n, sizeof *w->run);
-    pg_err err = w->io && w->run ? bind(w, diag)
-                                 : pg_fail(diag, PG_ENOMEM, "no memory for relevance");
+    pg_err err =
+        w->io && w->run ? bind(w, diag) : pg_fail(diag, PG_ENOMEM, "no memory for relevance");
     if (err != PG_OK)
         pg_lrp_walk_destroy(out);
     return err;

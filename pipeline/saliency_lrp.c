@@ -1,7 +1,8 @@
 /* Layer-wise relevance propagation and, under the name crp, the part of it that passes chosen
- * channels of a layer. The walk begins with the logit itself: in the output's cells of the explained
- * class lies what they hold, everywhere else 0. Biases and the stabilisers absorb relevance, so what
- * arrives is published as a share of the logit and not promised to be all of it. */
+ * channels of a layer. The walk begins with the logit itself: in the output's cells of the
+ * explained class lies what they hold, everywhere else 0. Biases and the stabilisers absorb
+ * relevance, so what arrives is published as a share of the logit and not promised to be all of it.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -20,8 +21,10 @@ typedef struct state {
 
 static pg_err check(const pg_saliency *method, const pg_explainer *e, pg_diag *diag) {
     if (e->options->head.what != PG_EXPLAIN_LOGIT)
-        return pg_fail(diag, PG_ECONFIG, "method '%s': relevance begins with a logit; explain.output "
-                                         "must be logit", method->name);
+        return pg_fail(diag, PG_ECONFIG,
+                       "method '%s': relevance begins with a logit; explain.output "
+                       "must be logit",
+                       method->name);
     if (!pg_model_lrp(e->model))
         return pg_fail(diag, PG_ECONFIG,
                        "method '%s': the model has not been prepared for it; name it in "
@@ -59,8 +62,8 @@ static pg_err open_crp(state *s, pg_diag *diag) {
         return pg_fail(diag, PG_ENOMEM, "no memory for relevance");
     for (int i = 0; i < o->n_channels; i++)
         s->keep[o->channels[i]] = 1;
-    s->concepts = (pg_concepts){
-        .layer = layer->name, .channels = layer->channels, .relevance = s->relevance};
+    s->concepts =
+        (pg_concepts){.layer = layer->name, .channels = layer->channels, .relevance = s->relevance};
     return PG_OK;
 }
 
