@@ -226,6 +226,21 @@ static void json_map(pg_json *json, const pg_explanation *r) {
     pg_json_close(json, '}');
 }
 
+/* Every channel's relevance, and the most relevant ones. */
+static void json_concepts(pg_json *json, const pg_concepts *c) {
+    pg_json_open(json, "concepts", '{');
+    pg_json_string(json, "layer", c->layer);
+    pg_json_open(json, "top", '[');
+    for (int i = 0; i < c->n_top; i++)
+        pg_json_int(json, NULL, c->top[i]);
+    pg_json_close(json, ']');
+    pg_json_open(json, "relevance", '[');
+    for (int64_t k = 0; k < c->channels; k++)
+        pg_json_number(json, NULL, c->relevance[k]);
+    pg_json_close(json, ']');
+    pg_json_close(json, '}');
+}
+
 static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     const pg_explanation *r = &job->result;
     pg_json json = {0};
@@ -236,6 +251,8 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     json_classes(&json, r);
     json_prune(&json, r);
     json_map(&json, r);
+    if (r->concepts != NULL)
+        json_concepts(&json, r->concepts);
     pg_json_open(&json, "timing", '{');
     for (int i = 0; i < PG_STAGE_PUBLISH; i++)
         pg_json_int(&json, pg_stage_name((pg_stage)i), (int64_t)r->timing_ns[i]);

@@ -32,7 +32,7 @@ static const struct {
     {"model:\n  pth: a\n", "c.yaml:2:3: unknown key 'model.pth'; did you mean 'model.path'?"},
     {"quantile: 0.1\n", "c.yaml:1:1: unknown key 'quantile'; did you mean 'parchgrad.quantile'?"},
     {"zzzzzzzz: 1\n", "c.yaml:1:1: unknown key 'zzzzzzzz'"},
-    {"crp:\n  layer: a\n", "c.yaml:1:1: unknown key 'crp'"},
+    {"grads:\n  layer: a\n", "c.yaml:1:1: unknown key 'grads'"},
     {"workers: 1\nworkers: 2\n",
      "c.yaml:2:1: duplicate key 'workers'; it is already set at c.yaml:1:1"},
     {"model: {path: a, path: b}\n", "c.yaml:1:18: duplicate key 'path'"},
