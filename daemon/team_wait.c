@@ -3,8 +3,8 @@
  * whether a thread then spins or sleeps makes no difference that we could measure. On processors
  * that others use too, the thread it waits for may not be running, and every one of the hundreds of
  * loops in a frame then burns the processor the other one wants: MobileNetV2 on two cores that 20
- * processes wanted took about a second a frame instead of a tenth of one (100 ms with 200 spins, 117
- * with 1000, 164 with 3000, 102 with none), and loading a model two to three times as long.
+ * processes wanted took about a second a frame instead of a tenth of one (100 ms with 200 spins,
+ * 117 with 1000, 164 with 3000, 102 with none), and loading a model two to three times as long.
  *
  * libgomp reads its environment before main, so the only way to tell it is to begin again. */
 #include "daemon/team_wait.h"

@@ -29,7 +29,7 @@ void pg_thread_work_in_short_slices(void) {
     sched_words words = {.size = sizeof words};
     if (syscall(SYS_sched_getattr, 0, &words, sizeof words, 0) != 0 || words.policy != SCHED_OTHER)
         return;
-    words.runtime = 100000; /* ns: the shortest there is */
+    words.runtime = 100000;                   /* ns: the shortest there is */
     syscall(SYS_sched_setattr, 0, &words, 0); /* a kernel that cannot is as good as before */
 }
 
