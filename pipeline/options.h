@@ -64,6 +64,13 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
+/* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */
+typedef enum pg_precision {
+    PG_PRECISION_AUTO,
+    PG_PRECISION_F32,
+    PG_PRECISION_BF16,
+    PG_PRECISION_BF16_BACKWARD /* forward in float32 */
+} pg_precision;
 /* ig.*: the path from the baseline to the frame, and where on it the gradient is taken. */
 typedef enum pg_quadrature {
     PG_QUADRATURE_TRAPEZOID,
@@ -100,10 +107,12 @@ typedef struct pg_explain_options {
     const char *input_name; /* of the picture; NULL or "": the only one */
     const struct pg_model_value *inputs; /* [n_inputs] values of the model's other inputs */
     int n_inputs;
+    pg_precision precision;
     int threads;
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    int shuffled_layers;   /* for the randomisation check of `evaluate`; 0: none */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
     int scorecam_channels; /* at most this many, those that vary most; 0: all */
     int occlusion_window, occlusion_stride; /* pixels */
