@@ -14,7 +14,8 @@
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
-static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
+static const pg_conv_kernel *const own_kernels[] = {
+    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -484,8 +485,8 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
     if (path->own) {
-        path->own->run(path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out,
-                                             run->own_scratch});
+        path->own->run(
+            path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out, run->own_scratch});
         return PG_OK;
     }
     dnnl_status_t status = dnnl_success;

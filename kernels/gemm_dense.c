@@ -12,6 +12,7 @@
 #include "kernels/conv_path.h"
 #include "kernels/gemv.h"
 #include "kernels/mem.h"
+#include "kernels/relevance.h"
 
 typedef struct dense_op {
     pg_op op;
@@ -227,5 +228,28 @@ pg_err pg_gemm_dense_create(const pg_op_def *def, const pg_gemm_spec *spec, cons
     dense->op.dst[0].shape = *dst;
     dense->op.layouts = PG_LAYOUTS_PLAIN;
     dense->op.flops = 2 * (uint64_t)spec->m * (uint64_t)spec->n * (uint64_t)spec->k;
+    return PG_OK;
+}
+
+/* ---- what relevance rules ask ---- */
+
+bool pg_gemm_is_dense(const pg_op *op) { return op->cls == &dense_class; }
+
+pg_err pg_gemm_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
+    pg_assert(pg_gemm_is_dense(op));
+    const pg_gemm_spec *s = &((const dense_op *)op)->spec;
+    int64_t rows = 0;
+    if ((s->trans_a && s->m > 1) || s->c_src >= 0 || s->c_rows > 1)
+        return pg_fail(diag, PG_EMODEL, "node '%s' (%s): it is no fully connected layer", op->node,
+                       op->type);
+    *out = (pg_linear){.geometry = {.groups = 1, .in_c = s->k, .out_c = s->n, .k_h = 1, .k_w = 1,
+                                    .in_h = 1, .in_w = s->m, .out_h = 1, .out_w = s->m,
+                                    .dnnl = {.strides = {1, 1}}}};
+    out->weights = copy_weights(s);
+    out->bias = pg_gemm_bias(s, &rows);
+    if (!out->weights || (rows && !out->bias)) {
+        pg_linear_free(out);
+        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
+    }
     return PG_OK;
 }

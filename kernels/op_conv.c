@@ -30,6 +30,7 @@
 #include "kernels/conv_path.h"
 #include "kernels/defect.h"
 #include "kernels/mem.h"
+#include "kernels/relevance.h"
 
 /* Where in scratch backward keeps what, in bytes. */
 typedef struct backward_layout {
@@ -204,13 +205,32 @@ static bool fold(const conv_op *conv, float **weights, float **bias) {
     if (!*weights || !*bias)
         return false;
     for (int64_t c = 0; c < g->out_c; c++) {
-        double s = (double)conv->bn_scale[c];
+        double s = conv->bn_scale ? (double)conv->bn_scale[c] : 1.0;
+        double t = conv->bn_shift ? (double)conv->bn_shift[c] : 0.0;
         double b = conv->bias ? (double)conv->bias->f[c] : 0.0;
-        (*bias)[c] = (float)(s * b + (double)conv->bn_shift[c]);
+        (*bias)[c] = (float)(s * b + t);
         for (int64_t i = c * per_channel; i < (c + 1) * per_channel; i++)
             (*weights)[i] = (float)(s * (double)conv->weights->f[i]);
     }
     return true;
+}
+
+pg_act pg_conv_act(const pg_op *op, float *lo, float *hi) {
+    pg_assert(pg_op_is_conv(op));
+    pg_act_range range = act_range((const conv_op *)op);
+    *lo = range.lo;
+    *hi = range.hi;
+    return ((const conv_op *)op)->act;
+}
+
+pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
+    pg_assert(pg_op_is_conv(op));
+    const conv_op *conv = (const conv_op *)op;
+    *out = (pg_linear){.geometry = conv->geometry, .library_only = conv->library_only};
+    if (fold(conv, &out->weights, &out->bias))
+        return PG_OK;
+    pg_linear_free(out);
+    return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
 }
 
 static pg_err make_paths(conv_op *conv, pg_diag *diag) {

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/shuffle.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -46,9 +47,12 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
+        err = pg_shuffle_last(&model->graph, options->shuffled_layers, &model->load, diag);
+    if (err == PG_OK)
         err = pg_watch_named(&model->graph, options->watch, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, &model->load, options->fuse_add, diag);
+        err = pg_optimise(&model->graph, &model->load, options->fuse_add && !options->relevance,
+                          !options->relevance, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
@@ -101,7 +105,8 @@ static pg_err index_convs(pg_model *model, pg_diag *diag) {
 static void sum_up(pg_model *model) {
     pg_model_info *info = &model->info;
     info->nodes_run = 0;
-    info->weight_bytes = info->flops = 0;
+    info->weight_bytes = model->lrp.weight_bytes;
+    info->flops = 0;
     info->session_bytes = model->plan.arena_bytes;
     for (int i = 0; i < model->graph.n_nodes; i++) {
         const struct pg_op *op = model->graph.nodes[i].op;
@@ -181,6 +186,33 @@ void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
         pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
 }
 
+pg_err pg_model_want_relevance(pg_model *model, const struct pg_lrp_options *options,
+                               pg_diag *diag) {
+    pg_assert(!model->prepared);
+    pg_lrp_free(&model->lrp);
+    return pg_lrp_plan(&model->graph, options, &model->lrp, diag);
+}
+
+const struct pg_lrp *pg_model_lrp(const pg_model *model) {
+    return model->lrp.nodes != NULL ? &model->lrp : NULL;
+}
+
+pg_err pg_model_find_layer(const pg_model *model, const char *name, struct pg_crp_layer *out,
+                           pg_diag *diag) {
+    pg_assert(model->prepared);
+    return pg_crp_find(&model->graph, name, out, diag);
+}
+
+/* Layouts have put nodes between the others: every step is found anew. */
+static pg_err prepare_relevance(pg_model *model, pg_diag *diag) {
+    if (model->lrp.nodes == NULL)
+        return PG_OK;
+    const pg_lrp_options *options = model->lrp.options;
+    pg_lrp_free(&model->lrp);
+    pg_err err = pg_lrp_plan(&model->graph, options, &model->lrp, diag);
+    return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, diag) : err;
+}
+
 static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_graph *g = &model->graph;
     pg_threads_set(model->threads); /* team sizes are baked into the primitives */
@@ -205,8 +237,12 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
                                  &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
+    if (err == PG_OK) /* before the operators give up their constants */
+        err = prepare_relevance(model, diag);
     if (err == PG_OK)
         err = prepare_ops(model, gap, diag);
+    if (err == PG_OK)
+        pg_lrp_take_scratch(&model->lrp, &model->graph);
     drop_load(model);
     if (err == PG_OK) /* layouts are known now */
         err = pg_watch_describe(&model->graph, &model->info, diag);
@@ -240,6 +276,7 @@ void pg_model_destroy(pg_model **model) {
         return;
     pg_model *m = *model;
     drop_load(m);
+    pg_lrp_free(&m->lrp);
     pg_graph_clear(&m->graph);
     pg_pool_clear(&m->pool);
     pg_free(m->conv_node);

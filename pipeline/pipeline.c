@@ -163,6 +163,16 @@ static pg_drop choose_target(const pg_pipeline *p, const pg_frame *frame, const 
     return PG_DROP_NONE;
 }
 
+/* The same for the method. What has run here once was checked then. */
+static pg_drop choose_method(const pg_pipeline *p, const pg_frame *frame, const pg_wish *wish,
+                             const pg_saliency **out, pg_diag *diag) {
+    const char *name = frame->method[0] ? frame->method : wish ? wish->method : NULL;
+    *out = name && name[0] ? pg_saliency_find(name) : p->explainer->method;
+    bool known = *out && p->opened[pg_saliency_index(*out)];
+    return known || !pg_explainer_check_method(p->explainer, name, diag) ? PG_DROP_NONE
+                                                                         : PG_DROP_BAD_METHOD;
+}
+
 static pg_top top_of(const pg_pipeline *p, pg_head_scale scale, int64_t klass) {
     const pg_head *head = p->pass.head;
     const char *name = head->what == PG_EXPLAIN_COSINE ? "cosine"
@@ -239,6 +249,7 @@ static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *
     out->method = method->name;
     const pg_attribution *a = &p->attribution;
     out->figures = (pg_method_result){a->samples, a->planned, a->std_error, a->delta, a->relevance};
+    out->concepts = a->concepts;
     out->attribution[0] = a->channels, out->attribution[1] = a->height;
     out->attribution[2] = a->width;
     out->select = pass->rule;
@@ -303,25 +314,29 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wi
     *out = (pg_explanation){.n_top = 0};
     p->has_plain = p->has_overlay = false;
     p->sorted = NULL;
-    const char *method = wish ? wish->method : NULL;
-    if (pg_explainer_check_method(p->explainer, method, diag))
-        return PG_DROP_INFER_ERROR;
-    const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : p->explainer->method;
+    const pg_saliency *method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
     p->pass.frame = frame;
     p->pass.deadline = deadline_of(p, wish);
-    pg_drop reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
+    pg_drop reason = choose_method(p, frame, wish, &method, diag);
+    if (!reason)
+        reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
     if (!reason)
         reason = read_frame(p, frame, out, diag);
     if (!reason)
-        reason = explain(p, frame, row, klass, out, diag);
+        reason = explain(p, frame, method, klass, out, diag);
     if (!reason)
-        describe(p, row, out);
+        describe(p, method, out);
     return reason;
 }
 
 /* ---- on demand ---- */
+
+const float *pg_pipeline_input(const pg_pipeline *p, pg_layout *layout) {
+    *layout = p->pass.layout;
+    return p->pass.input;
+}
 
 const float *pg_pipeline_attribution(pg_pipeline *p) {
     const pg_attribution *a = &p->attribution;

@@ -92,9 +92,10 @@ static void keep_for_tail(planner *p) {
 /* ---- backward ---- */
 
 /* The readers of a value are met last to first: the first one met writes the gradient, the others
- * write a scrap that is added to it. `over`: the block of a gradient that is read for the last time
- * and may be written over, -1: none. */
-static void contribute(planner *p, int value, int step, int over, pg_contribution *out) {
+ * add to it (`adds`) or write a scrap that is added to it. `over`: the block of a gradient that is
+ * read for the last time and may be written over, -1: none. */
+static void contribute(planner *p, int value, int step, int over, bool adds,
+                       pg_contribution *out) {
     int root = p->root[value];
     size_t bytes = value_bytes(p->graph, root);
     *out = (pg_contribution){.add = PG_NOWHERE, .count = (int64_t)(bytes / sizeof(float))};
@@ -105,6 +106,11 @@ static void contribute(planner *p, int value, int step, int over, pg_contributio
         return;
     }
     live_until(&p->blocks[p->d_block[root]], step);
+    if (adds) {
+        out->to = (size_t)p->d_block[root];
+        out->onto = true;
+        return;
+    }
     out->to = (size_t)new_block(p, bytes, step, step);
     out->add = (size_t)p->d_block[root];
 }
@@ -144,7 +150,8 @@ static void backward_blocks(planner *p) {
         }
         for (int k = 0; k < node->op->n_src; k++)
             contribute(p, node->src[k], step,
-                       node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, &plan->d_src[k]);
+                       node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, node->op->adds,
+                       &plan->d_src[k]);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }

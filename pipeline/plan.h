@@ -18,6 +18,7 @@ typedef struct pg_contribution {
     size_t to;  /* where backward writes it: the gradient itself, or a scrap; PG_NOWHERE: nobody
                    wants it */
     size_t add; /* the gradient the scrap is then added to; PG_NOWHERE: it was written directly */
+    bool onto;  /* the operator itself adds to what is at `to` */
     int64_t count;
 } pg_contribution;
 
