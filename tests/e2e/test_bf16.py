@@ -43,7 +43,7 @@ class Net:
         for i, x in enumerate(crops(samples)):
             np.save(data / f"{i:03d}.npy", x)
         cli.run("calibrate", "--model", self.path, "--data", data.parent, "--labels", "predicted", "--out",
-                self.stats, "--set", "parchgrad.layers=1.0")
+                self.stats, "--set", "parchgrad.layers=1.0", "--set", "model.threads=1")
 
     def explain(self, x, kind, precision, target):
         options = {"model__precision": precision, "model__threads": 1}
@@ -104,9 +104,9 @@ def test_bf16(name, tmp_path, say):
         assert min(table.cosine["bf16-backward", kind]) > .9996, kind
         assert min(table.rank["bf16-backward", kind]) > .9985, kind
 
-    # Both: no bound on the map means anything but relative to what the map withstands. Measured medians lie within
-    # 0.03 of noise's in the networks with weights drawn at random, where a thousand ReLUs hang in the balance, and above
-    # them by 0.02 to 0.1 in the trained one.
+    # Both: no bound on the map means anything but relative to what the map withstands. In the trained network the
+    # measured medians lie above noise's by 0.02 to 0.1; in those with weights drawn at random, where a thousand ReLUs
+    # hang in the balance, on either side of it (densenet121, instance: 0.78, noise 0.96).
     assert all(table.top1["bf16"])
     assert max(table.logit["bf16"]) < .05  # measured 0.003 to 0.03
     if name == "efficientnet_lite0":
