@@ -1,11 +1,14 @@
-/* oneDNN is asked twice. First for channels-last input and output, which is what everything around
- * a convolution uses; on any processor with vector units there is a good implementation for that.
- * If the answer is the reference loop (a thousand times slower), it is asked again to choose its
- * own layouts, and the two reorders this takes become part of the path. If that is the reference
- * loop too, it is accepted, and its name shows in `inspect`.
+/* By default oneDNN is asked twice. First for channels-last input and output, which is what
+ * everything around a convolution uses; on any processor with vector units there is a good
+ * implementation for that. If the answer is the reference loop (a thousand times slower), it is
+ * asked again to choose its own layouts, and the two reorders this takes become part of the path.
+ * If that is the reference loop too, it is accepted, and its name shows in `inspect`.
  *
  * Weights are handed over in whatever layout the library asks for: forward and backward want
- * different ones, so each path packs its own copy. */
+ * different ones, so each path packs its own copy.
+ *
+ * There are other ways (pg_conv_ways), and which is the fastest depends on shape, processor and
+ * library version: conv_tune.h measures. */
 #include "kernels/conv_path.h"
 
 #include <stdio.h>
@@ -15,6 +18,20 @@
 #include "kernels/mem.h"
 
 static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
+
+const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
+    {.name = "default"},
+    {.name = "second", .nth = 1},
+    {.name = "apart", .apart = true}, /* some implementations cannot add: 2.6's brgconv_1x1 */
+    {.name = "blocked", .any = true},
+    {.name = "winograd", .winograd = true, .any = true},
+    {.name = "winograd-second", .winograd = true, .any = true, .nth = 1},
+    {.name = "flip", .flipped = true},
+    {.name = "flip-second", .flipped = true, .nth = 1},
+    {.name = "flip-blocked", .flipped = true, .any = true},
+    {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
+    {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
+};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -79,6 +96,8 @@ static void skip_broken(const pg_conv_geometry *g, dnnl_primitive_desc_t *pd) {
 static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t tag,
                               dnnl_primitive_desc_t *out) {
     const pg_dnnl_conv *conv = &spec->geometry->dnnl;
+    const bool winograd = spec->way->winograd;
+    const int nth = spec->way->nth;
     dnnl_primitive_attr_t attr = NULL;
     mds m = {0};
     *out = NULL;
@@ -87,14 +106,17 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
     dnnl_status_t status =
         pg_dnnl_attr(spec->add ? m.dst : NULL, spec->act, spec->lo, spec->hi, &attr);
     if (!status && !spec->backward)
-        status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
+        status =
+            pg_dnnl_conv_forward(conv, winograd, nth, m.src, m.weights, m.bias, m.dst, attr, out);
     if (!status && !spec->backward)
         skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
         dnnl_primitive_desc_t hint = NULL;
-        status = pg_dnnl_conv_forward(conv, m.src, m.weights, NULL, m.dst, attr, &hint);
+        status =
+            pg_dnnl_conv_forward(conv, winograd, 0, m.src, m.weights, NULL, m.dst, attr, &hint);
         if (!status)
-            status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
+            status = pg_dnnl_conv_backward(conv, winograd, nth, m.src, m.weights, m.dst, hint, attr,
+                                           out);
         if (!status) /* while the hint lives: the library asks it again */
             skip_broken(spec->geometry, out);
         if (hint)
@@ -133,23 +155,77 @@ static bool adds_well(const_dnnl_primitive_desc_t pd) {
     return !is_slow(pd) && strstr(impl_of(pd), "gemm") == NULL;
 }
 
-/* An addition is done by the library only where that costs no reorders: channels-last. */
-static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_primitive_desc_t *out) {
-    pg_conv_path_spec plain = *spec;
-    *adds = false;
-    plain.add = false;
-    if (spec->backward || spec->add)
-        plain.act = PG_ACT_NONE;
-    if (spec->backward || !spec->add)
-        return choose_plain(&plain, out);
-    dnnl_status_t status = describe(spec, dnnl_nhwc, out);
-    if (!status && adds_well(*out)) {
-        *adds = true;
+static void give_up(dnnl_primitive_desc_t *pd) {
+    if (*pd)
+        dnnl_primitive_desc_destroy(*pd);
+    *pd = NULL;
+}
+
+/* Just this way, at speed or not at all. oneDNN 2.6.3's own backward Winograd is wrong where
+ * padding is uneven (found by tests/kernel/test_conv_tune.c); flipped it is right. */
+static dnnl_status_t choose_way(const pg_conv_path_spec *spec, dnnl_primitive_desc_t *out) {
+    if (spec->backward && spec->way->winograd)
+        return dnnl_unimplemented;
+    dnnl_status_t status = describe(spec, spec->way->any ? dnnl_format_tag_any : dnnl_nhwc, out);
+    if (status || !is_slow(*out))
         return status;
+    give_up(out);
+    return dnnl_unimplemented;
+}
+
+/* An addition is done by the library only where that costs no reorders: channels-last. */
+static dnnl_status_t choose(pg_conv_path_spec spec, bool *whole, dnnl_primitive_desc_t *out) {
+    bool first = spec.way == pg_conv_ways;
+    dnnl_status_t status = dnnl_unimplemented;
+    *whole = true;
+    *out = NULL;
+    if (spec.add && !spec.way->apart && !spec.way->any)
+        status = describe(&spec, dnnl_nhwc, out);
+    if (spec.add && !status && adds_well(*out))
+        return status;
+    give_up(out);
+    if (!spec.add && !spec.way->apart && first)
+        return choose_plain(&spec, out);
+    if (!spec.add && !spec.way->apart && (status = choose_way(&spec, out)) == dnnl_success)
+        return status;
+    if (!spec.add && spec.act == PG_ACT_NONE)
+        return status;
+    *whole = spec.add = false;
+    spec.act = PG_ACT_NONE;
+    return first ? choose_plain(&spec, out) : choose_way(&spec, out);
+}
+
+/* ---- backward as a forward convolution ---- */
+
+/* d_src is the convolution of d_dst with the weights turned by half a turn, inputs and outputs
+ * exchanged, padded by what the kernel reaches beyond the forward one's padding. */
+static bool flip_geometry(const pg_conv_geometry *g, pg_conv_geometry *out) {
+    *out = *g;
+    out->in_c = g->out_c, out->in_h = g->out_h, out->in_w = g->out_w;
+    out->out_c = g->in_c, out->out_h = g->in_h, out->out_w = g->in_w;
+    const int64_t k[2] = {g->k_h, g->k_w}, in[2] = {g->out_h, g->out_w};
+    const int64_t dst[2] = {g->in_h, g->in_w};
+    for (int i = 0; i < 2; i++) {
+        int64_t reach = (k[i] - 1) * (g->dnnl.dilates[i] + 1);
+        int64_t begin = reach - g->dnnl.pad_begin[i], end = dst[i] + reach - in[i] - begin;
+        if (g->groups != 1 || g->dnnl.strides[i] != 1 || begin < 0 || end < 0)
+            return false;
+        out->dnnl.pad_begin[i] = begin;
+        out->dnnl.pad_end[i] = end;
     }
-    if (*out)
-        dnnl_primitive_desc_destroy(*out);
-    return choose_plain(&plain, out);
+    return true;
+}
+
+/* [out_c, in_c, taps] -> [in_c, out_c, taps backwards] */
+static float *flip_weights(const pg_conv_geometry *g, const float *weights) {
+    int64_t taps = g->k_h * g->k_w;
+    float *flipped = pg_malloc((size_t)(g->out_c * g->in_c * taps) * sizeof *flipped);
+    for (int64_t i = 0; flipped && i < g->in_c; i++)
+        for (int64_t o = 0; o < g->out_c; o++)
+            for (int64_t t = 0; t < taps; t++)
+                flipped[(i * g->out_c + o) * taps + t] =
+                    weights[(o * g->in_c + i) * taps + taps - 1 - t];
+    return flipped;
 }
 
 /* ---- making ---- */
@@ -270,7 +346,8 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
     path->backward = spec->backward;
     path->geometry = *spec->geometry;
-    path->act = spec->act;
+    path->whole = !spec->add; /* none of them adds */
+    path->act = spec->add ? PG_ACT_NONE : spec->act;
     path->lo = spec->lo;
     path->hi = spec->hi;
     path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
@@ -290,15 +367,10 @@ static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_dia
     return pg_dnnl_check(status, "convolution", diag);
 }
 
-pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
-    path->own = own_kernel(spec);
-    if (path->own)
-        return make_own(spec, path, diag);
-    if (pg_dnnl_engine() == NULL)
-        return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
-                       DNNL_VERSION_MAJOR, dnnl_version()->major);
+static dnnl_status_t make(const pg_conv_path_spec *spec, pg_conv_path *path) {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = choose(spec, &path->adds, &pd);
+    dnnl_status_t status = choose(*spec, &path->whole, &pd);
+    path->adds = spec->add && path->whole;
     if (!status)
         status = copy_descriptors(spec, pd, path);
     if (!status)
@@ -314,9 +386,38 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_d
                  path->in_bytes || path->out_bytes ? "+reorder" : "");
     if (pd)
         dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static dnnl_status_t make_flipped(const pg_conv_path_spec *spec, pg_conv_path *path) {
+    pg_conv_geometry turned;
+    if (!spec->backward || !spec->weights || !flip_geometry(spec->geometry, &turned))
+        return dnnl_unimplemented;
+    float *weights = flip_weights(spec->geometry, spec->weights);
+    pg_conv_path_spec forward = {.geometry = &turned, .weights = weights, .way = spec->way};
+    dnnl_status_t status = weights ? make(&forward, path) : dnnl_out_of_memory;
+    pg_free(weights);
+    size_t length = strlen(path->impl);
+    snprintf(path->impl + length, sizeof path->impl - length, "+flip");
+    return status;
+}
+
+pg_err pg_conv_path_make(const pg_conv_path_spec *wish, pg_conv_path *path, pg_diag *diag) {
+    pg_conv_path_spec spec = *wish;
+    if (spec.way == NULL)
+        spec.way = pg_conv_ways;
+    if (spec.backward)
+        spec.add = false, spec.act = PG_ACT_NONE;
+    path->own = spec.way == pg_conv_ways ? own_kernel(&spec) : NULL;
+    if (path->own)
+        return make_own(&spec, path, diag);
+    if (pg_dnnl_engine() == NULL)
+        return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
+                       DNNL_VERSION_MAJOR, dnnl_version()->major);
+    dnnl_status_t status = spec.way->flipped ? make_flipped(&spec, path) : make(&spec, path);
     if (status)
         pg_conv_path_free(path);
-    return pg_dnnl_check(status, spec->backward ? "convolution, backward" : "convolution", diag);
+    return pg_dnnl_check(status, spec.backward ? "convolution, backward" : "convolution", diag);
 }
 
 void pg_conv_path_free(pg_conv_path *path) {

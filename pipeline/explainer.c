@@ -20,6 +20,8 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .height = options->input.height,
                                   .width = options->input.width,
                                   .fuse_add = options->fuse_add,
+                                  .tune = (pg_tune_mode)options->tune,
+                                  .cache_dir = options->cache_dir,
                                   .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/tune.h"
 
 static void drop_load(pg_model *model) {
     for (int i = 0; i < model->graph.n_nodes; i++)
@@ -132,6 +133,8 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->tune = options->tune;
+    model->cache_dir = options->cache_dir;
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
@@ -167,14 +170,12 @@ void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
         pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
 }
 
-static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
     pg_graph *g = &model->graph;
-    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
-    for (int c = 0; gap != NULL && c < g->n_convs; c++)
-        if (gap[c] && model->conv_node[c] >= 0)
-            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        if (pg_op_is_conv(op))
+            pg_conv_use_tuner(op, tuner);
         if (model->library_only && pg_op_is_conv(op))
             pg_conv_library_only(op);
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
@@ -182,6 +183,19 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             return pg_fail_in(diag, err, "%s", model->info.path);
     }
     return PG_OK;
+}
+
+static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
+    for (int c = 0; gap != NULL && c < g->n_convs; c++)
+        if (gap[c] && model->conv_node[c] >= 0)
+            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
+    pg_tune tune = {0};
+    pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
+    pg_err err = prepare_each(model, &tune.tuner, diag);
+    pg_tune_end(&tune);
+    return err;
 }
 
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {

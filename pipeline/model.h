@@ -27,6 +27,10 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+/* Whether implementations of convolutions are chosen by measuring: not; with choices kept in a
+ * file; measuring again each time. */
+typedef enum pg_tune_mode { PG_TUNE_OFF, PG_TUNE_CACHED, PG_TUNE_ALWAYS } pg_tune_mode;
+
 typedef struct pg_model_options {
     const char *path;
     const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
@@ -40,6 +44,8 @@ typedef struct pg_model_options {
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
     bool fuse_add;            /* residual additions are done by the convolution before them */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
+    pg_tune_mode tune;
+    const char *cache_dir;    /* of the choices, borrowed until prepare; NULL or "": tune.h */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */

@@ -19,6 +19,8 @@ struct pg_model {
     pg_plan plan;
     int *conv_node;     /* [n_convs] node that runs it, -1: none */
     int threads;
+    pg_tune_mode tune;
+    const char *cache_dir;
     bool library_only, prepared, backward;
 };
 
