@@ -12,7 +12,7 @@
 #include "daemon/log.h"
 
 static const pg_command *const commands[] = {
-    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_bench,
+    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_evaluate, &pg_command_bench,
     &pg_command_serve,   &pg_command_check_config, &pg_command_version,
 };
 
@@ -141,7 +141,7 @@ static pg_err take_operand(pg_cli *cli, const char *text, pg_diag *diag) {
 }
 
 pg_err pg_cli_parse(const pg_command *command, int argc, char **argv, pg_cli *out, pg_diag *diag) {
-    *out = (pg_cli){.command = command};
+    *out = (pg_cli){.command = command, .argv = argv};
     bool options = true;
     pg_err err = PG_OK;
     for (int i = 2; i < argc && err == PG_OK; i++) {
@@ -208,11 +208,13 @@ pg_err pg_cli_config(const pg_cli *cli, const pg_config **out, pg_diag *diag) {
     pg_err err = pg_config_load(cli->config_path, cli->sets, cli->n_sets, out, diag);
     if (err == PG_OK)
         err = pg_config_check_files(*out, diag);
-    if (err != PG_OK)
+    if (err != PG_OK) {
         pg_config_destroy(out);
-    else
-        pg_log_init((*out)->log_level);
-    return err;
+        return err;
+    }
+    pg_team_wait_set((*out)->wait, cli->argv);
+    pg_log_init((*out)->log_level);
+    return PG_OK;
 }
 
 pg_err pg_cli_locate(const pg_config *config, pg_err err, pg_diag *diag) {

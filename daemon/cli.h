@@ -35,6 +35,7 @@ typedef struct pg_cli {
     const char *config_path; /* NULL: none */
     const char *operand;     /* the one positional argument, NULL: none */
     bool json, help;
+    char **argv;
 } pg_cli;
 
 struct pg_command {
@@ -50,7 +51,7 @@ struct pg_command {
 };
 
 extern const pg_command pg_command_explain, pg_command_calibrate, pg_command_inspect,
-    pg_command_bench, pg_command_check_config, pg_command_serve, pg_command_version;
+    pg_command_evaluate, pg_command_bench, pg_command_check_config, pg_command_serve, pg_command_version;
 
 /* The commands in the order of the help text; NULL beyond the last. */
 const pg_command *pg_cli_command(int index);
@@ -69,11 +70,15 @@ const char *pg_cli_value(const pg_cli *cli, const char *option);
 pg_err pg_cli_number(const pg_cli *cli, const char *option, int min, int max, int fallback,
                      int *out, pg_diag *diag);
 
-/* The configuration of --config and --set, files checked (pg_config_check_files). */
+/* The configuration of --config and --set, files checked (pg_config_check_files), and engine.wait in
+ * force. */
 pg_err pg_cli_config(const pg_cli *cli, const pg_config **out, pg_diag *diag);
 
 /* The explainer of a configuration; a refusal that begins with a key is given the key's line. */
 pg_err pg_cli_explainer(const pg_config *config, pg_explainer **out, pg_diag *diag);
+
+/* explain --list-methods (methods.c): the methods, what they cost, the keys they read. */
+pg_err pg_methods_list(const pg_cli *cli, pg_diag *diag);
 
 /* Puts "file:line:column: " before a PG_ECONFIG sentence that begins with a key of the
  * configuration, and returns `err` unchanged. */

@@ -6,12 +6,12 @@
 #include "daemon/cli.h"
 #include "daemon/clock.h"
 #include "daemon/json.h"
+#include "daemon/progress.h"
 #include "kernels/mem.h"
-#include "pipeline/decode.h"
 #include "pipeline/file_io.h"
+#include "pipeline/frame_file.h"
 #include "pipeline/image_write.h"
 #include "pipeline/npy.h"
-#include "pipeline/saliency.h"
 
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
@@ -24,7 +24,7 @@ static const pg_cli_option options[] = {
     {"--save-logits", "FILE.npy", NULL, "the logits, float32 [classes]"},
     {"--save-output", "FILE.npy", NULL, "the network's output, float32 in its own shape"},
     {"--save-overlay", "FILE.png|jpg", NULL, "the map in colour over the picture"},
-    {"--list-methods", NULL, NULL, "print the methods there are"},
+    {"--list-methods", NULL, NULL, "print the methods there are and what they cost"},
     {"--retune", NULL, "engine.tune=always", "measure again which implementations are fastest"},
     {0},
 };
@@ -39,6 +39,7 @@ typedef struct pg_explain_job {
     size_t file_size;
     pg_frame frame;
     pg_explanation result;
+    pg_progress progress;
 } pg_explain_job;
 
 /* ---- in ---- */
@@ -53,27 +54,11 @@ static pg_err read_input(pg_explain_job *job, pg_diag *diag) {
         return PG_EINPUT; /* the input is what is wrong, whatever the reason */
     if (err != PG_OK)
         return err;
-    *frame = (pg_frame){.target_class = -1, .label = -1};
+    err = pg_frame_of_file(job->file, job->file_size, frame, diag);
+    if (err != PG_OK)
+        return pg_fail_in(diag, err, "%s", path);
     strcpy(frame->stream, "input");
     frame->ts_ns = frame->arrival_ns = pg_clock_wall();
-    frame->pixels = (pg_bytes){job->file, job->file_size};
-    if (pg_npy_is(job->file, job->file_size)) {
-        pg_npy npy;
-        err = pg_npy_parse_input(job->file, job->file_size, &npy, diag);
-        if (err != PG_OK)
-            return pg_fail_in(diag, err, "%s", path);
-        frame->format = PG_FMT_F32CHW;
-        frame->height = npy.shape.dims[1];
-        frame->width = npy.shape.dims[2];
-        frame->pixels = (pg_bytes){npy.values, npy.bytes};
-        return PG_OK;
-    }
-    if (pg_bytes_are_jpeg(frame->pixels))
-        frame->format = PG_FMT_JPEG;
-    else if (pg_bytes_are_png(frame->pixels))
-        frame->format = PG_FMT_PNG;
-    else
-        return pg_fail(diag, PG_EINPUT, "%s: neither JPEG, PNG nor .npy", path);
     return PG_OK;
 }
 
@@ -142,6 +127,17 @@ static void print_prune(const pg_explanation *r) {
     putchar('\n');
 }
 
+static void print_figures(const pg_method_result *f) {
+    if (f->planned == 0)
+        return;
+    printf("samples: %d of %d", f->samples, f->planned);
+    if (!isnan(f->std_error))
+        printf(", standard error of the mean %.3g", f->std_error);
+    if (!isnan(f->delta))
+        printf(", convergence delta %.3g", f->delta);
+    putchar('\n');
+}
+
 static void print_text(const pg_explain_job *job) {
     const pg_explanation *r = &job->result;
     for (int i = 0; i < r->n_top; i++)
@@ -151,6 +147,7 @@ static void print_text(const pg_explain_job *job) {
            r->explained.name == NULL ? "" : " ", r->explained.name == NULL ? "" : r->explained.name,
            r->why, (double)r->explained.probability, r->method);
     print_prune(r);
+    print_figures(&r->figures);
     printf("map: %" PRId64 " x %" PRId64 ", entropy %.3f, gini %.3f%s\n", r->width, r->height,
            r->quality.entropy, r->quality.gini, r->quality.degenerate ? ", degenerate" : "");
     printf("time: %.2f ms", (double)r->total_ns * 1e-6);
@@ -200,6 +197,19 @@ static void json_prune(pg_json *json, const pg_explanation *r) {
     pg_json_close(json, '}');
 }
 
+static void json_figures(pg_json *json, const pg_method_result *f) {
+    if (f->planned > 0) {
+        pg_json_int(json, "samples", f->samples);
+        pg_json_int(json, "planned", f->planned);
+    }
+    if (!isnan(f->std_error))
+        pg_json_number(json, "std_error", f->std_error);
+    if (!isnan(f->delta))
+        pg_json_number(json, "delta", f->delta);
+    if (!isnan(f->relevance))
+        pg_json_number(json, "relevance", f->relevance);
+}
+
 static void json_map(pg_json *json, const pg_explanation *r) {
     pg_json_open(json, "map", '{');
     pg_json_int(json, "w", r->width);
@@ -212,7 +222,23 @@ static void json_map(pg_json *json, const pg_explanation *r) {
     pg_json_open(json, "quality", '{');
     pg_json_number(json, "entropy", r->quality.entropy);
     pg_json_number(json, "gini", r->quality.gini);
+    json_figures(json, &r->figures);
     pg_json_bool(json, "degenerate", r->quality.degenerate);
+    pg_json_close(json, '}');
+}
+
+/* Every channel's relevance, and the most relevant ones. */
+static void json_concepts(pg_json *json, const pg_concepts *c) {
+    pg_json_open(json, "concepts", '{');
+    pg_json_string(json, "layer", c->layer);
+    pg_json_open(json, "top", '[');
+    for (int i = 0; i < c->n_top; i++)
+        pg_json_int(json, NULL, c->top[i]);
+    pg_json_close(json, ']');
+    pg_json_open(json, "relevance", '[');
+    for (int64_t k = 0; k < c->channels; k++)
+        pg_json_number(json, NULL, c->relevance[k]);
+    pg_json_close(json, ']');
     pg_json_close(json, '}');
 }
 
@@ -226,6 +252,8 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     json_classes(&json, r);
     json_prune(&json, r);
     json_map(&json, r);
+    if (r->concepts != NULL)
+        json_concepts(&json, r->concepts);
     pg_json_open(&json, "timing", '{');
     for (int i = 0; i < PG_STAGE_PUBLISH; i++)
         pg_json_int(&json, pg_stage_name((pg_stage)i), (int64_t)r->timing_ns[i]);
@@ -233,15 +261,20 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     pg_json_close(&json, '}');
     const char *stats = pg_explainer_stats_sha256(job->explainer);
     pg_json_open(&json, "model", '{');
-    pg_json_string(&json, "sha256",
-                   pg_model_get_info(pg_explainer_model(job->explainer))->sha256_hex);
+    const pg_model_info *model = pg_model_get_info(pg_explainer_model(job->explainer));
+    pg_json_string(&json, "sha256", model->sha256_hex);
     pg_json_string(&json, "stats", stats[0] == '\0' ? NULL : stats);
+    pg_json_string(&json, "precision", pg_precision_name(model->precision));
     pg_json_close(&json, '}');
     pg_json_close(&json, '}');
     return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
 }
 
 /* ---- the whole ---- */
+
+static void show_progress(void *job, int done, int planned) {
+    pg_progress_update(&((pg_explain_job *)job)->progress, (uint64_t)done, (uint64_t)planned);
+}
 
 static pg_err explain(pg_explain_job *job, pg_diag *diag) {
     pg_err err = pg_cli_config(job->cli, &job->config, diag);
@@ -253,7 +286,10 @@ static pg_err explain(pg_explain_job *job, pg_diag *diag) {
         err = pg_pipeline_create(job->explainer, pg_clock_monotonic, &job->pipeline, diag);
     if (err != PG_OK)
         return err;
+    pg_progress_start(&job->progress, job->config->explain.method);
+    pg_pipeline_watch(job->pipeline, show_progress, job);
     pg_drop drop = pg_pipeline_run(job->pipeline, &job->frame, NULL, &job->result, diag);
+    pg_progress_end(&job->progress);
     if (drop != PG_DROP_NONE)
         return pg_fail_in(diag, drop == PG_DROP_INFER_ERROR ? PG_EFAIL : PG_EINPUT, "%s",
                           job->cli->operand);
@@ -266,11 +302,8 @@ static pg_err explain(pg_explain_job *job, pg_diag *diag) {
 }
 
 static pg_err run(const pg_cli *cli, pg_diag *diag) {
-    if (pg_cli_value(cli, "--list-methods") != NULL) {
-        for (int i = 0; pg_saliency_at(i) != NULL; i++)
-            printf("%-20s %s\n", pg_saliency_at(i)->name, pg_saliency_at(i)->prose);
-        return PG_OK;
-    }
+    if (pg_cli_value(cli, "--list-methods") != NULL)
+        return pg_methods_list(cli, diag);
     pg_explain_job job = {.cli = cli};
     pg_err err = explain(&job, diag);
     pg_pipeline_destroy(&job.pipeline);

@@ -10,6 +10,7 @@
  * be treated differently. */
 #include "daemon/config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -380,6 +381,30 @@ const pg_yaml *pg_config_find(const pg_config_impl *impl, const char *key) {
         }
     }
     return rest == NULL ? node : NULL;
+}
+
+/* The default of a key as a node, which quotes of an empty string are the only punctuation of. */
+static pg_yaml standing(const char *key) {
+    pg_yaml node = {.kind = PG_YAML_LIST};
+    for (int i = 0; pg_config_row_at(i) != NULL; i++) {
+        const char *text = pg_config_row_at(i)->fallback;
+        if (strcmp(pg_config_row_at(i)->path, key) != 0 || text == NULL || strchr("[{", text[0]))
+            continue;
+        node = (pg_yaml){.kind = PG_YAML_SCALAR, .plain = true, .text = text};
+        if (strcmp(text, "''") == 0)
+            node.text = "";
+    }
+    return node;
+}
+
+bool pg_config_scalar(const pg_config *config, const char *key, const char **text, double *number) {
+    const pg_config_impl *impl = (const pg_config_impl *)(const void *)config;
+    const pg_yaml *found = pg_config_find(impl, key), fallback = standing(key);
+    const pg_yaml *node = found == NULL ? &fallback : found;
+    *text = node->text;
+    if (!pg_config_number(node, number))
+        *number = (double)NAN;
+    return node->kind == PG_YAML_SCALAR;
 }
 
 const char *pg_config_where(const pg_config *config, const char *key) {

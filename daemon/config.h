@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/team_wait.h"
 #include "kernels/err.h"
 #include "pipeline/options.h"
 
@@ -96,9 +97,9 @@ typedef struct pg_config {
     pg_limits_config limits;
     int workers;
     /* Keys whose other values are not computed by this version: reading them is all there is. */
-    enum { PG_PRECISION_AUTO, PG_PRECISION_F32 } precision;
     enum { PG_COMPAT_NONE } compat;
     pg_http_config http;
+    pg_team_wait wait;
     pg_verbosity log_level;
 } pg_config;
 
@@ -129,6 +130,10 @@ const pg_stream_config *pg_config_stream(const pg_config *config, const char *id
 /* Where the value of a key came from: "file:line:column", "--set model.path", or "default". Keys of
  * list entries carry their index: "ingest[0].bind". Borrowed from the configuration. */
 const char *pg_config_where(const pg_config *config, const char *key);
+
+/* The value of a scalar key as it was read, or the default: its text, and the number it stands for
+ * (NaN: none). False: no such key, or a list or map. */
+bool pg_config_scalar(const pg_config *config, const char *key, const char **text, double *number);
 
 /* Refuses what only the file system can tell: model.path missing, files that cannot be opened
  * (model, labels, statistics). PG_ECONFIG with the line of the key. */

@@ -253,12 +253,28 @@ bool pg_wire_read_stream(const pg_bytes *parts, int n_parts, char stream[PG_STRE
 /* ---- header ---- */
 
 /* The keys, in the order of `seen` bits; the first PG_MANDATORY are mandatory. */
-enum { KEY_V, KEY_SEQ, KEY_BOOT, KEY_TS, KEY_FMT, KEY_W, KEY_H, MANDATORY,
-       KEY_STRIDE = MANDATORY, KEY_TARGET, KEY_DECISION, KEY_ROI, KEY_LABEL, KEY_TRACE, KEY_META,
-       KEY_COUNT };
-static const char *const key_names[KEY_COUNT] = {"v", "seq", "boot", "ts", "fmt", "w", "h",
-                                                 "stride", "target", "decision", "roi", "label",
-                                                 "trace", "meta"};
+enum {
+    KEY_V,
+    KEY_SEQ,
+    KEY_BOOT,
+    KEY_TS,
+    KEY_FMT,
+    KEY_W,
+    KEY_H,
+    MANDATORY,
+    KEY_STRIDE = MANDATORY,
+    KEY_TARGET,
+    KEY_METHOD,
+    KEY_DECISION,
+    KEY_ROI,
+    KEY_LABEL,
+    KEY_TRACE,
+    KEY_META,
+    KEY_COUNT
+};
+static const char *const key_names[KEY_COUNT] = {"v",        "seq", "boot",   "ts",     "fmt",
+                                                 "w",        "h",   "stride", "target", "method",
+                                                 "decision", "roi", "label",  "trace",  "meta"};
 static const char *const format_names[] = {
     [PG_FMT_BGR24] = "bgr24", [PG_FMT_RGB24] = "rgb24", [PG_FMT_GRAY8] = "gray8",
     [PG_FMT_JPEG] = "jpeg",   [PG_FMT_PNG] = "png",     [PG_FMT_F32CHW] = "f32chw"};
@@ -268,7 +284,7 @@ typedef struct header {
     pg_frame *frame;
     const pg_wire_limits *limits;
     uint64_t width, height, stride;
-    bool has_stride, bad_target;
+    bool has_stride, bad_target, bad_method;
 } header;
 
 static bool is_text(const value *v, const char *text) {
@@ -320,6 +336,17 @@ static bool take_target(header *h, const value *v) {
         h->frame->target_name[v->size] = '\0';
     } else {
         return false;
+    }
+    return true;
+}
+
+static bool take_method(header *h, const value *v) {
+    if (v->kind != K_STR)
+        return false;
+    h->bad_method = v->size == 0 || v->size > PG_METHOD_MAX || memchr(v->data, 0, v->size) != NULL;
+    if (!h->bad_method) {
+        memcpy(h->frame->method, v->data, v->size);
+        h->frame->method[v->size] = '\0';
     }
     return true;
 }
@@ -394,6 +421,8 @@ static bool take_key(header *h, int key, const value *v, pg_bytes span, cursor i
         return v->kind == K_UINT;
     case KEY_TARGET:
         return take_target(h, v);
+    case KEY_METHOD:
+        return take_method(h, v);
     case KEY_DECISION:
         return take_decision(f, v, inside);
     case KEY_ROI:
@@ -508,6 +537,10 @@ static pg_drop check_sizes(header *h, pg_bytes pixels, pg_diag *diag) {
     if (h->bad_target) {
         pg_fail(diag, PG_EINPUT, "the target is a negative class, or no name a class can have");
         return PG_DROP_BAD_TARGET;
+    }
+    if (h->bad_method) {
+        pg_fail(diag, PG_EINPUT, "the method is no name a method can have");
+        return PG_DROP_BAD_METHOD;
     }
     return PG_DROP_NONE;
 }

@@ -4,6 +4,7 @@
 #ifndef PG_DAEMON_WIRE_H
 #define PG_DAEMON_WIRE_H
 
+#include "daemon/config.h"
 #include "pipeline/frame.h"
 #include "pipeline/pipeline.h"
 
@@ -58,8 +59,14 @@ typedef struct pg_wire_patches {
 /* What a result says beside the explanation itself. Strings are borrowed. */
 typedef struct pg_wire_context {
     const pg_explain_options *options;
-    const char *model_sha256, *stats_sha256;
+    const char *model_sha256, *stats_sha256, *precision;
+    const pg_config *config; /* values of the method's own keys; NULL: they are left out */
 } pg_wire_context;
+
+/* Key `index` of the configuration that the method reads beside parchgrad.*, into `key`; false
+ * beyond the last. */
+enum { PG_WIRE_KEY = 64 };
+bool pg_wire_param(const char *method, int index, char key[PG_WIRE_KEY]);
 
 /* Writes the saliency header of `frame` into `buffer` (replacing what was there). `scale`, `zero`
  * are those of pg_wire_encode_map. PG_ENOMEM. */

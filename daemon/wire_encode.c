@@ -6,6 +6,7 @@
 #include "daemon/wire.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
+#include "pipeline/saliency.h"
 
 bool pg_wire_buffer_reserve(pg_wire_buffer *buffer, size_t size) {
     if (size <= buffer->capacity)
@@ -130,13 +131,51 @@ static void put_classes(msgpack_packer *p, const pg_explanation *e) {
     put_key_text(p, "why", e->why);
 }
 
-static void put_params(msgpack_packer *p, const pg_explanation *e, const pg_explain_options *o) {
+bool pg_wire_param(const char *method, int index, char key[PG_WIRE_KEY]) {
+    const pg_saliency *row = pg_saliency_find(method);
+    const char *at = row == NULL ? "" : row->params;
+    for (int i = 0; i < index; i++) {
+        at += strcspn(at, " ");
+        at += strspn(at, " ");
+    }
+    size_t length = strcspn(at, " ");
+    if (length == 0 || length >= PG_WIRE_KEY)
+        return false;
+    memcpy(key, at, length);
+    key[length] = '\0';
+    return true;
+}
+
+/* The keys the method reads, as the configuration has them; without a packer they are counted. */
+static int put_keys(msgpack_packer *p, const char *method, const pg_config *config) {
+    char key[PG_WIRE_KEY];
+    int count = 0;
+    for (int i = 0; config != NULL && pg_wire_param(method, i, key); i++) {
+        const char *text;
+        double number;
+        if (!pg_config_scalar(config, key, &text, &number))
+            continue;
+        count++;
+        if (p != NULL && isnan(number))
+            put_key_text(p, key, text);
+        else if (p != NULL && number == floor(number) && fabs(number) < 1e15)
+            put_key_int(p, key, (int64_t)number);
+        else if (p != NULL)
+            put_key_real(p, key, number);
+    }
+    return count;
+}
+
+static void put_params(msgpack_packer *p, const pg_explanation *e, const pg_wire_context *c) {
     static const char *const reduces[] = {"mean_abs", "max_abs", "sum_abs", "sum"};
     static const char *const selects[] = {"class", "instance", "list", "random", "none"};
     static const char *const conserves[] = {"approx", "exact", "off"};
-    bool prunes = strcmp(e->method, "parchgrad") == 0;
+    const pg_explain_options *o = c->options;
+    const pg_saliency *method = pg_saliency_find(e->method);
+    bool prunes = method != NULL && method->prunes;
     put_text(p, "params");
-    msgpack_pack_map(p, prunes ? 6 : 2);
+    msgpack_pack_map(p, (size_t)((prunes ? 6 : 2) + put_keys(NULL, e->method, c->config)));
+    put_keys(p, e->method, c->config);
     put_key_text(p, "reduce", reduces[o->reduce]);
     put_key_real(p, "smooth", o->smooth);
     if (!prunes)
@@ -164,14 +203,45 @@ static void put_map(msgpack_packer *p, const pg_explanation *e, double scale, in
         msgpack_pack_double(p, e->transform[i]);
 }
 
-static void put_quality(msgpack_packer *p, const pg_quality *q) {
+/* Figures of a method that has them. */
+static void put_figures(msgpack_packer *p, const pg_method_result *f) {
+    if (f->planned > 0) {
+        put_key_int(p, "samples", f->samples);
+        put_key_int(p, "planned", f->planned);
+    }
+    if (!isnan(f->std_error))
+        put_key_real(p, "std_error", f->std_error);
+    if (!isnan(f->delta))
+        put_key_real(p, "delta", f->delta);
+    if (!isnan(f->relevance))
+        put_key_real(p, "relevance", f->relevance);
+}
+
+static void put_quality(msgpack_packer *p, const pg_quality *q, const pg_method_result *f) {
+    int figures =
+        (f->planned > 0 ? 2 : 0) + !isnan(f->std_error) + !isnan(f->delta) + !isnan(f->relevance);
     put_text(p, "quality");
-    msgpack_pack_map(p, 4);
+    msgpack_pack_map(p, (size_t)(4 + figures));
+    put_figures(p, f);
     put_key_real(p, "entropy", q->entropy);
     put_key_real(p, "gini", q->gini);
     put_key_real(p, "mass_in_roi", q->mass_in_roi);
     put_text(p, "degenerate");
     put_bool(p, q->degenerate);
+}
+
+/* The most relevant channels of CRP's layer. */
+static void put_concepts(msgpack_packer *p, const pg_concepts *c) {
+    put_text(p, "concepts");
+    msgpack_pack_map(p, 2);
+    put_key_text(p, "layer", c->layer);
+    put_text(p, "top");
+    msgpack_pack_array(p, (size_t)c->n_top);
+    for (int i = 0; i < c->n_top; i++) {
+        msgpack_pack_array(p, 2);
+        msgpack_pack_int64(p, c->top[i]);
+        put_real(p, c->relevance[c->top[i]]);
+    }
 }
 
 static void put_layers(msgpack_packer *p, const pg_explanation *e) {
@@ -211,21 +281,25 @@ pg_err pg_wire_encode_header(const pg_frame *frame, const pg_explanation *explan
     msgpack_packer p;
     msgpack_packer_init(&p, &w, append);
     buffer->size = 0;
-    int optional = (frame->meta.data != NULL) + (frame->trace.data != NULL) + frame->has_decision;
+    int optional = (frame->meta.data != NULL) + (frame->trace.data != NULL) + frame->has_decision +
+                   (explanation->concepts != NULL);
     msgpack_pack_map(&p, (size_t)(14 + optional));
     put_frame(&p, &w, frame);                            /* v seq boot ts */
     put_classes(&p, explanation);                        /* top explained */
     put_key_text(&p, "method", explanation->method);
-    put_params(&p, explanation, context->options);
+    put_params(&p, explanation, context);
     put_map(&p, explanation, scale, zero);
-    put_quality(&p, &explanation->quality);
+    put_quality(&p, &explanation->quality, &explanation->figures);
+    if (explanation->concepts != NULL)
+        put_concepts(&p, explanation->concepts);
     put_layers(&p, explanation);
     put_timing(&p, &w, explanation, patches);
     patches->age = put_later(&p, &w, "age");
     put_text(&p, "model");
-    msgpack_pack_map(&p, 2);
+    msgpack_pack_map(&p, 3);
     put_key_text(&p, "sha256", context->model_sha256);
     put_key_text(&p, "stats", context->stats_sha256);
+    put_key_text(&p, "precision", context->precision);
     if (frame->has_decision) {
         put_text(&p, "agrees");
         put_bool(&p, explanation->n_top > 0 &&

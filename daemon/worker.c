@@ -36,7 +36,9 @@ static pg_err fill_slot(pg_engine *engine, pg_pipeline *pipeline, const pg_messa
     const pg_model_info *model = pg_model_get_info(pg_explainer_model(engine->explainer));
     pg_wire_context context = {.options = pg_explainer_options(engine->explainer),
                                .model_sha256 = model->sha256_hex,
-                               .stats_sha256 = pg_explainer_stats_sha256(engine->explainer)};
+                               .stats_sha256 = pg_explainer_stats_sha256(engine->explainer),
+                               .precision = pg_precision_name(model->precision),
+                               .config = engine->config};
     double scale;
     int zero;
     pg_err err = pg_wire_encode_map(e, &slot->map, &scale, &zero);

@@ -51,20 +51,23 @@ static void free_mds(mds *m) {
     pg_md_free(&m->bias);
 }
 
-static pg_md weights_md(const pg_conv_geometry *g, bool plain) {
+static dnnl_data_type_t type_of(bool bf16) { return bf16 ? dnnl_bf16 : dnnl_f32; }
+
+static pg_md weights_md(const pg_conv_geometry *g, bool plain, bool bf16) {
     int64_t grouped[5] = {g->groups, g->out_c / g->groups, g->in_c / g->groups, g->k_h, g->k_w};
     int64_t dense[4] = {g->out_c, g->in_c, g->k_h, g->k_w};
     if (g->groups > 1)
-        return pg_md_create(5, grouped, plain ? dnnl_goihw : dnnl_format_tag_any);
-    return pg_md_create(4, dense, plain ? dnnl_oihw : dnnl_format_tag_any);
+        return pg_md_create_of(type_of(bf16), 5, grouped, plain ? dnnl_goihw : dnnl_format_tag_any);
+    return pg_md_create_of(type_of(bf16), 4, dense, plain ? dnnl_oihw : dnnl_format_tag_any);
 }
 
 static bool make_mds(const pg_conv_path_spec *spec, dnnl_format_tag_t tag, mds *m) {
     const pg_conv_geometry *g = spec->geometry;
     int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
-    *m = (mds){.src = pg_md_create(4, src, tag),
-               .dst = pg_md_create(4, dst, tag),
-               .weights = weights_md(g, false),
+    dnnl_data_type_t in = type_of(spec->bf16), out = type_of(spec->bf16 && spec->out_bf16);
+    *m = (mds){.src = pg_md_create_of(spec->backward ? out : in, 4, src, tag),
+               .dst = pg_md_create_of(spec->backward ? in : out, 4, dst, tag),
+               .weights = weights_md(g, false, spec->bf16),
                .bias = spec->bias ? pg_md_create(1, &g->out_c, dnnl_a) : NULL};
     if (m->src && m->dst && m->weights && (!spec->bias || m->bias))
         return true;
@@ -111,9 +114,12 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
     if (!status && !spec->backward)
         skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
+        const pg_conv_path_spec forward = {.geometry = spec->geometry,
+                                           .bf16 = spec->bf16,
+                                           .out_bf16 = spec->bf16,
+                                           .way = pg_conv_ways};
         dnnl_primitive_desc_t hint = NULL;
-        status =
-            pg_dnnl_conv_forward(conv, winograd, 0, m.src, m.weights, NULL, m.dst, attr, &hint);
+        status = describe(&forward, tag, &hint);
         if (!status)
             status = pg_dnnl_conv_backward(conv, winograd, nth, m.src, m.weights, m.dst, hint, attr,
                                            out);
@@ -174,7 +180,7 @@ static dnnl_status_t choose_way(const pg_conv_path_spec *spec, dnnl_primitive_de
 }
 
 /* An addition is done by the library only where that costs no reorders: channels-last. */
-static dnnl_status_t choose(pg_conv_path_spec spec, bool *whole, dnnl_primitive_desc_t *out) {
+static dnnl_status_t choose_sum(pg_conv_path_spec spec, bool *whole, dnnl_primitive_desc_t *out) {
     bool first = spec.way == pg_conv_ways;
     dnnl_status_t status = dnnl_unimplemented;
     *whole = true;
@@ -193,6 +199,17 @@ static dnnl_status_t choose(pg_conv_path_spec spec, bool *whole, dnnl_primitive_
     *whole = spec.add = false;
     spec.act = PG_ACT_NONE;
     return first ? choose_plain(&spec, out) : choose_way(&spec, out);
+}
+
+static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *whole,
+                            dnnl_primitive_desc_t *out) {
+    pg_conv_path_spec in_float = *spec;
+    in_float.bf16 = false;
+    dnnl_status_t status = choose_sum(*spec, whole, out);
+    if (!spec->bf16 || (!status && !is_slow(*out)))
+        return status;
+    give_up(out);
+    return choose_sum(in_float, whole, out);
 }
 
 /* ---- backward as a forward convolution ---- */
@@ -228,9 +245,11 @@ static float *flip_weights(const pg_conv_geometry *g, const float *weights) {
     return flipped;
 }
 
+bool pg_conv_pays_bf16(const pg_conv_geometry *g) { return g->groups == 1 && g->in_c >= 16; }
+
 /* ---- making ---- */
 
-/* Float-to-float reorders need no scratch memory, so the default attributes do. */
+/* Reorders without scales need no scratch memory, so the default attributes do. */
 static dnnl_status_t make_reorder(pg_const_md from, pg_const_md to, dnnl_primitive_t *out) {
     dnnl_primitive_desc_t pd = NULL;
     dnnl_engine_t engine = pg_dnnl_engine();
@@ -243,8 +262,8 @@ static dnnl_status_t make_reorder(pg_const_md from, pg_const_md to, dnnl_primiti
 }
 
 /* Runs `reorder` once between two arrays. Both descriptors outlive the call. */
-static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md, const float *from,
-                                  pg_const_md to_md, float *to) {
+static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md, const void *from,
+                                  pg_const_md to_md, void *to) {
     dnnl_stream_t stream = NULL;
     dnnl_memory_t src = NULL, dst = NULL;
     dnnl_engine_t engine = pg_dnnl_engine();
@@ -271,7 +290,7 @@ static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md,
 /* The way from plain weights to packed ones stays with paths whose weights come later. */
 static dnnl_status_t pack_weights(const pg_conv_path_spec *spec, pg_conv_path *path) {
     path->packed_bytes = dnnl_memory_desc_get_size(path->weights_md);
-    path->plain_md = weights_md(spec->geometry, true);
+    path->plain_md = weights_md(spec->geometry, true, spec->bf16 && !spec->weights);
     if (!path->plain_md)
         return dnnl_out_of_memory;
     dnnl_status_t status = make_reorder(path->plain_md, path->weights_md, &path->pack);
@@ -307,8 +326,8 @@ static dnnl_status_t copy_descriptors(const pg_conv_path_spec *spec, dnnl_primit
     int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
     bool back = spec->backward;
     path->backward = back;
-    path->our_in = pg_md_create(4, back ? dst : src, dnnl_nhwc);
-    path->our_out = pg_md_create(4, back ? src : dst, dnnl_nhwc);
+    path->our_in = pg_md_create_of(type_of(spec->in_bf16), 4, back ? dst : src, dnnl_nhwc);
+    path->our_out = pg_md_create_of(type_of(spec->out_bf16), 4, back ? src : dst, dnnl_nhwc);
     path->in = pg_md_clone(
         dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_dst_md : dnnl_query_src_md, 0));
     path->out = pg_md_clone(
@@ -337,7 +356,8 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
 }
 
 static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
-    for (size_t i = 0; !spec->library_only && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+    bool allowed = !spec->library_only && !spec->bf16;
+    for (size_t i = 0; allowed && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
         if (own_kernels[i]->takes(spec))
             return own_kernels[i];
     return NULL;
@@ -369,7 +389,7 @@ static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_dia
 
 static dnnl_status_t make(const pg_conv_path_spec *spec, pg_conv_path *path) {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = choose(*spec, &path->whole, &pd);
+    dnnl_status_t status = choose(spec, &path->whole, &pd);
     path->adds = spec->add && path->whole;
     if (!status)
         status = copy_descriptors(spec, pd, path);
@@ -391,7 +411,8 @@ static dnnl_status_t make(const pg_conv_path_spec *spec, pg_conv_path *path) {
 
 static dnnl_status_t make_flipped(const pg_conv_path_spec *spec, pg_conv_path *path) {
     pg_conv_geometry turned;
-    if (!spec->backward || !spec->weights || !flip_geometry(spec->geometry, &turned))
+    if (!spec->backward || !spec->weights || spec->bf16 || spec->in_bf16 || spec->out_bf16 ||
+        !flip_geometry(spec->geometry, &turned))
         return dnnl_unimplemented;
     float *weights = flip_weights(spec->geometry, spec->weights);
     pg_conv_path_spec forward = {.geometry = &turned, .weights = weights, .way = spec->way};

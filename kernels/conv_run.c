@@ -12,7 +12,7 @@ static void add_arg(pg_conv_run *run, int id, dnnl_memory_t memory) {
     run->args[run->n_args++] = (dnnl_exec_arg_t){id, memory};
 }
 
-static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, float *out,
+static dnnl_status_t make_memories(const pg_conv_path *path, const void *in, void *out,
                                    char *scratch, pg_conv_run *run) {
     struct {
         bool wanted;
@@ -37,7 +37,7 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
     return status;
 }
 
-pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
+pg_err pg_conv_run_make(const pg_conv_path *path, const void *in, void *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag) {
     if (path->own) {
         run->own_in = in;
@@ -96,28 +96,28 @@ static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, d
 }
 
 /* Pointing a memory somewhere makes the library clear the padding there: only when it changes. */
-static dnnl_status_t point(dnnl_memory_t memory, const float *data) {
+static dnnl_status_t point(dnnl_memory_t memory, const void *data) {
     void *now = NULL;
     dnnl_status_t status = dnnl_memory_get_data_handle(memory, &now);
     return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
 }
 
-pg_err pg_conv_run_read(pg_conv_run *run, const float *in) {
+pg_err pg_conv_run_read(pg_conv_run *run, const void *in) {
     run->own_in = in;
     if (!run->our_in)
         return PG_OK;
     return pg_dnnl_check(point(run->our_in, in), "convolution", NULL);
 }
 
-pg_err pg_conv_run_use(pg_conv_run *run, float *packed) {
+pg_err pg_conv_run_use(pg_conv_run *run, void *packed) {
     run->own_weights = packed;
     if (!run->weights)
         return PG_OK;
     return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
 }
 
-pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
-                        float *packed) {
+pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
+                        void *packed) {
     if (path->own) {
         path->own->pack(&path->geometry, plain, packed);
         return pg_conv_run_use(run, packed);

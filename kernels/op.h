@@ -107,6 +107,8 @@ typedef struct pg_op_io {
     float *const *dst;
     const float *const *d_dst;
     float *const *d_src; /* overwritten, not accumulated; a NULL entry: nobody wants it */
+    const bool *add;     /* [n_src] operators with `adds` only: where true, d_src[k] holds what other
+                            readers of src[k] have contributed, to be added to. NULL: none */
     void *saved;         /* forward -> backward, op->saved_bytes */
     void *scratch;       /* free for use within one call, op->scratch_bytes */
     void *state;         /* what bind made */
@@ -151,10 +153,12 @@ struct pg_op {
     pg_layout_policy layouts; /* (create) */
     bool alias;     /* (create; or the planner, see same_bytes) dst[0] is src[0] under another shape (Reshape, Identity): the
                        planner shares the memory, forward and backward are never called */
+    bool bf16_forward, bf16_backward; /* (before prepare) products may be of bfloat16 (bf16.h) */
     bool relu;      /* (create; or the optimiser) dst[0] comes out of a ReLU, or of a Clip from 0 on */
     bool keeps_src; /* (create) backward reads src */
     bool keeps_dst; /* (create) backward reads dst */
     int in_place;   /* (create) backward may write d_src[in_place - 1] over d_dst[0]; 0: none */
+    bool adds;      /* (create) backward can add to d_src instead of overwriting it (io->add) */
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */

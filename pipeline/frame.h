@@ -10,6 +10,7 @@ enum {
     PG_STREAM_MAX = 128, /* bytes of a stream id, without the NUL */
     PG_BOOT_BYTES = 16,
     PG_TARGET_MAX = 128, /* bytes of a class name */
+    PG_METHOD_MAX = 64,  /* bytes of a method's name */
 };
 
 typedef enum pg_pixel_format {
@@ -39,6 +40,8 @@ typedef struct pg_frame {
     /* what to explain; neither: the stream's or the configuration's own target */
     int64_t target_class;                /* -1: not given */
     char target_name[PG_TARGET_MAX + 1]; /* "": not given */
+
+    char method[PG_METHOD_MAX + 1]; /* how to explain; "": the stream's or the configuration's */
 
     bool has_roi;
     double roi[4];     /* x, y, width, height in frame pixels */

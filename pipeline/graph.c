@@ -6,7 +6,7 @@
 #include "kernels/mem.h"
 
 void pg_graph_init(pg_graph *graph, pg_pool *pool) {
-    *graph = (pg_graph){.pool = pool, .input = -1, .logits = -1};
+    *graph = (pg_graph){.pool = pool, .input = -1, .logits = -1, .watched = -1};
 }
 
 void pg_graph_clear(pg_graph *graph) {
@@ -96,6 +96,8 @@ void pg_graph_readers(const pg_graph *graph, int *count) {
         for (int k = 0; node->op != NULL && k < node->op->n_src; k++)
             count[node->src[k]]++;
     }
+    if (graph->watched >= 0)
+        count[graph->watched]++;
 }
 
 void pg_graph_makers(const pg_graph *graph, int *maker) {

@@ -30,6 +30,7 @@ typedef struct pg_graph {
     int n_values, n_nodes, n_convs;
     int value_room, node_room, conv_room;
     int input, logits; /* value numbers */
+    int watched;       /* value that methods look at in the middle (watch.h), -1: none */
 } pg_graph;
 
 void pg_graph_init(pg_graph *graph, pg_pool *pool);
@@ -53,7 +54,8 @@ pg_conv_info *pg_graph_add_conv(pg_graph *graph);
 /* Removes nodes whose operator is NULL, keeping the order. */
 void pg_graph_compact(pg_graph *graph);
 
-/* For every value how many node inputs read it. */
+/* For every value how many node inputs read it; the watched one has a reader more, so that no rule
+ * makes it disappear. */
 void pg_graph_readers(const pg_graph *graph, int *count);
 
 /* For every value the node that makes it, -1: the input. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/nearest.h"
 
 bool pg_layers_match(const char *pattern, const pg_conv_info *conv) {
     const char *names[2] = {conv->name, conv->output};
@@ -14,26 +15,6 @@ bool pg_layers_match(const char *pattern, const pg_conv_info *conv) {
     return false;
 }
 
-/* Levenshtein distance of the first 63 characters. */
-static int distance(const char *a, const char *b) {
-    enum { MAX = 63 };
-    int row[MAX + 1];
-    int n = (int)strnlen(b, MAX);
-    for (int j = 0; j <= n; j++)
-        row[j] = j;
-    for (int i = 1; i <= MAX && a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]);
-            int step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
-            row[j] = change < step ? change : step;
-        }
-    }
-    return row[n];
-}
-
 pg_err pg_layers_no_match(const char *key, const char *pattern, const pg_conv_info *convs,
                           int n_convs, const bool *among, pg_diag *diag) {
     enum { PROPOSALS = 5 };
@@ -41,8 +22,8 @@ pg_err pg_layers_no_match(const char *key, const char *pattern, const pg_conv_in
     for (int i = 0; i < n_convs; i++) {
         if (among && !among[i])
             continue;
-        int d = distance(pattern, convs[i].name ? convs[i].name : "");
-        int e = distance(pattern, convs[i].output ? convs[i].output : "");
+        int d = pg_name_distance(pattern, convs[i].name ? convs[i].name : "");
+        int e = pg_name_distance(pattern, convs[i].output ? convs[i].output : "");
         d = d < e ? d : e;
         if (found == PROPOSALS && d >= score[PROPOSALS - 1])
             continue;

@@ -50,24 +50,27 @@ void pg_map_reduce(pg_reduce reduce, const float *attribution, pg_layout layout,
 }
 
 /* Place i of `out` on a line of `in`: between *low and *low + *step, *share of the way. */
-static void place(int64_t i, int64_t in, int64_t out, int64_t *low, int64_t *step, float *share) {
-    double at = fmax(((double)i + 0.5) * (double)in / (double)out - 0.5, 0);
+static void place(int64_t i, int64_t in, int64_t out, bool corners, int64_t *low, int64_t *step,
+                  float *share) {
+    double at = corners ? out > 1 ? (double)(i * (in - 1)) / (double)(out - 1) : 0
+                        : ((double)i + 0.5) * (double)in / (double)out - 0.5;
+    at = at < 0 ? 0 : at;
     *low = (int64_t)at < in - 1 ? (int64_t)at : in - 1;
-    *step = *low < in - 1;
+    *step = *low + 1 < in ? 1 : 0;
     *share = (float)(at - (double)*low);
 }
 
-void pg_map_enlarge(const float *src, int64_t h, int64_t w, float *map, int64_t height,
-                    int64_t width) {
+void pg_map_enlarge(const float *src, int64_t h, int64_t w, bool corners, float *map,
+                    int64_t height, int64_t width) {
     for (int64_t y = 0; y < height; y++) {
         int64_t top, down;
         float fy;
-        place(y, h, height, &top, &down, &fy);
+        place(y, h, height, corners, &top, &down, &fy);
         const float *upper = src + top * w, *lower = upper + down * w;
         for (int64_t x = 0; x < width; x++) {
             int64_t left, right;
             float fx;
-            place(x, w, width, &left, &right, &fx);
+            place(x, w, width, corners, &left, &right, &fx);
             float a = upper[left] + fx * (upper[left + right] - upper[left]);
             float b = lower[left] + fx * (lower[left + right] - lower[left]);
             map[y * width + x] = a + fy * (b - a);

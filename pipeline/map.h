@@ -23,10 +23,10 @@ void pg_map_scratch_destroy(pg_map_scratch *scratch);
 void pg_map_reduce(pg_reduce reduce, const float *attribution, pg_layout layout, int64_t channels,
                    int64_t area, float *map);
 
-/* src [h,w] -> map [H,W]: bilinear, with pixels' centres at half coordinates and the edge repeated
- * (torch's interpolate with align_corners=False). */
-void pg_map_enlarge(const float *src, int64_t h, int64_t w, float *map, int64_t height,
-                    int64_t width);
+/* src [h,w] -> map [H,W], bilinear: with the corner pixels' centres on each other (`corners`, torch's
+ * align_corners), or pixels' centres at half coordinates and the edge repeated. */
+void pg_map_enlarge(const float *src, int64_t h, int64_t w, bool corners, float *map,
+                    int64_t height, int64_t width);
 
 /* Gaussian blur in place, truncated at 4 sigma, mirrored at the borders (edge pixel repeated). */
 void pg_map_smooth(const pg_map_scratch *scratch, float *map);

@@ -169,6 +169,8 @@ void pg_bypass(pg_rewriter *r, pg_node *node, int value) {
         return;
     r->stands_for[out] = value;
     r->readers[value] += r->readers[out];
+    if (r->graph->watched == out)
+        r->graph->watched = value;
     pg_op_destroy(&node->op);
     release(r, node->src[0]);
 }

@@ -67,23 +67,34 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage) {
     pass->mark = now;
 }
 
-/* A running mean that has forgotten half after some ten passes: load and frequencies change. */
+/* A running mean that has forgotten nine tenths after eight passes: the first is cold, and load and
+ * frequencies change. */
 static void learn(double *mean, uint64_t ns) {
-    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 16 : (double)ns;
+    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 4 : (double)ns;
 }
 
-pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
-    uint64_t begin = pass->mark;
-    pg_err err = pg_session_forward(pass->session, diag);
-    if (err)
-        return err;
+static pg_err read_scores(pg_pass *pass, pg_diag *diag) {
     pg_head_scores(pass->head, pg_session_output(pass->session), pass->sums, pass->scores);
     for (int64_t k = 0; k < pass->classes; k++)
         if (!isfinite(pass->scores[k]))
             return pg_fail(diag, PG_EFAIL, "the score of class %" PRId64 " is not finite", k);
     pg_pass_mark(pass, PG_STAGE_FORWARD);
-    learn(&pass->forward_ns, pass->mark - begin);
     return PG_OK;
+}
+
+pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag) {
+    uint64_t begin = pass->mark;
+    pg_err err = pg_session_forward(pass->session, diag);
+    if (!err)
+        err = read_scores(pass, diag);
+    if (!err)
+        learn(&pass->forward_ns, pass->mark - begin);
+    return err;
+}
+
+pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag) {
+    pg_err err = pg_session_forward_tail(pass->session, diag);
+    return err ? err : read_scores(pass, diag);
 }
 
 static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
@@ -155,7 +166,9 @@ int pg_pass_fit(const pg_pass *pass, pg_cost step) {
     double backward = pass->backward_ns > 0 ? pass->backward_ns : 2 * pass->forward_ns;
     double one = step.forwards * pass->forward_ns + step.backwards * backward;
     uint64_t now = pass->now();
-    double left = now < pass->deadline ? (double)(pass->deadline - now) : 0;
+    if (now >= pass->deadline)
+        return 0;
+    double left = (double)(pass->deadline - now);
     return left < one * 1e9 ? (int)(left / one) : INT_MAX;
 }
 

@@ -63,6 +63,10 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage);
  * finite. */
 pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag);
 
+/* The same from the watched value on (pg_session_forward_tail). Not a pass of its own: its time is not
+ * learned. */
+pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag);
+
 /* The gradient of the score of pass->klass, with or without ParchGrad; read it from the session. */
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag);
 

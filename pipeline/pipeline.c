@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/cam.h"
 #include "pipeline/decode.h"
 #include "pipeline/explainer.h"
 #include "pipeline/image_write.h"
@@ -162,6 +163,16 @@ static pg_drop choose_target(const pg_pipeline *p, const pg_frame *frame, const 
     return PG_DROP_NONE;
 }
 
+/* The same for the method. What has run here once was checked then. */
+static pg_drop choose_method(const pg_pipeline *p, const pg_frame *frame, const pg_wish *wish,
+                             const pg_saliency **out, pg_diag *diag) {
+    const char *name = frame->method[0] ? frame->method : wish ? wish->method : NULL;
+    *out = name && name[0] ? pg_saliency_find(name) : p->explainer->method;
+    bool known = *out && p->opened[pg_saliency_index(*out)];
+    return known || !pg_explainer_check_method(p->explainer, name, diag) ? PG_DROP_NONE
+                                                                         : PG_DROP_BAD_METHOD;
+}
+
 static pg_top top_of(const pg_pipeline *p, pg_head_scale scale, int64_t klass) {
     const pg_head *head = p->pass.head;
     const char *name = head->what == PG_EXPLAIN_COSINE ? "cosine"
@@ -190,16 +201,30 @@ static void list_top(const pg_pipeline *p, pg_explanation *out) {
     out->explained = top_of(p, scale, p->pass.klass);
 }
 
+/* The attribution, reduced to one value per position and brought to the picture's size. */
+static void draw_map(pg_pipeline *p) {
+    const pg_attribution *a = &p->attribution;
+    int64_t area = p->height * p->width, small_area = a->height * a->width;
+    bool whole = small_area == area;
+    float *small = whole ? p->map : p->scratch.values; /* which has twice the room */
+    pg_assert(small_area <= 2 * area);
+    if (a->finish == PG_FINISH_NONE)
+        pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels, small_area,
+                      small);
+    else
+        memcpy(small, a->values, (size_t)small_area * sizeof *small);
+    if (a->finish == PG_FINISH_CAM)
+        pg_cam_scale(small_area, small);
+    if (!whole)
+        pg_map_enlarge(small, a->height, a->width, false, p->map, p->height, p->width);
+    if (a->finish != PG_FINISH_NONE)
+        pg_cam_scale(area, p->map);
+}
+
 static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
     const pg_attribution *a = &p->attribution;
     int64_t area = p->height * p->width;
-    bool whole = a->height == p->height && a->width == p->width;
-    float *reduced = whole ? p->map : p->scratch.values; /* which has twice the room */
-    pg_assert(a->height * a->width <= 2 * area);
-    pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels,
-                  a->height * a->width, reduced);
-    if (!whole)
-        pg_map_enlarge(reduced, a->height, a->width, p->map, p->height, p->width);
+    draw_map(p);
     pg_map_smooth(&p->scratch, p->map);
     if (!pg_map_finite(p->map, area))
         return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
@@ -224,6 +249,7 @@ static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *
     out->method = method->name;
     const pg_attribution *a = &p->attribution;
     out->figures = (pg_method_result){a->samples, a->planned, a->std_error, a->delta, a->relevance};
+    out->concepts = a->concepts;
     out->attribution[0] = a->channels, out->attribution[1] = a->height;
     out->attribution[2] = a->width;
     out->select = pass->rule;
@@ -288,25 +314,29 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wi
     *out = (pg_explanation){.n_top = 0};
     p->has_plain = p->has_overlay = false;
     p->sorted = NULL;
-    const char *method = wish ? wish->method : NULL;
-    if (pg_explainer_check_method(p->explainer, method, diag))
-        return PG_DROP_INFER_ERROR;
-    const pg_saliency *row = method && method[0] ? pg_saliency_find(method) : p->explainer->method;
+    const pg_saliency *method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
     p->pass.frame = frame;
     p->pass.deadline = deadline_of(p, wish);
-    pg_drop reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
+    pg_drop reason = choose_method(p, frame, wish, &method, diag);
+    if (!reason)
+        reason = choose_target(p, frame, wish ? wish->target : NULL, &klass, &out->why, diag);
     if (!reason)
         reason = read_frame(p, frame, out, diag);
     if (!reason)
-        reason = explain(p, frame, row, klass, out, diag);
+        reason = explain(p, frame, method, klass, out, diag);
     if (!reason)
-        describe(p, row, out);
+        describe(p, method, out);
     return reason;
 }
 
 /* ---- on demand ---- */
+
+const float *pg_pipeline_input(const pg_pipeline *p, pg_layout *layout) {
+    *layout = p->pass.layout;
+    return p->pass.input;
+}
 
 const float *pg_pipeline_attribution(pg_pipeline *p) {
     const pg_attribution *a = &p->attribution;

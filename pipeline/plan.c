@@ -68,12 +68,34 @@ static void forward_blocks(planner *p) {
     live_until(&p->blocks[p->block[p->root[g->logits]]], p->end);
 }
 
+/* The watched value and all that the tail reads besides it stay, so that the tail can run again. */
+static void keep_for_tail(planner *p) {
+    const pg_graph *g = p->graph;
+    bool before = true;
+    p->plan->watched_node = -1;
+    for (int i = 0; i < g->n_nodes && g->watched >= 0; i++) {
+        const pg_node *node = &g->nodes[i];
+        for (int k = 0; !before && k < node->op->n_src; k++) {
+            pg_block *block = &p->blocks[p->block[p->root[node->src[k]]]];
+            if (block->first <= p->plan->watched_node)
+                live_until(block, p->end);
+        }
+        for (int k = 0; k < node->op->n_dst; k++)
+            if (node->dst[k] == g->watched) {
+                live_until(&p->blocks[p->block[p->root[g->watched]]], p->end);
+                p->plan->watched_node = i;
+                before = false;
+            }
+    }
+}
+
 /* ---- backward ---- */
 
 /* The readers of a value are met last to first: the first one met writes the gradient, the others
- * write a scrap that is added to it. `over`: the block of a gradient that is read for the last time
- * and may be written over, -1: none. */
-static void contribute(planner *p, int value, int step, int over, pg_contribution *out) {
+ * add to it (`adds`) or write a scrap that is added to it. `over`: the block of a gradient that is
+ * read for the last time and may be written over, -1: none. */
+static void contribute(planner *p, int value, int step, int over, bool adds,
+                       pg_contribution *out) {
     int root = p->root[value];
     size_t bytes = value_bytes(p->graph, root);
     *out = (pg_contribution){.add = PG_NOWHERE, .count = (int64_t)(bytes / sizeof(float))};
@@ -84,6 +106,11 @@ static void contribute(planner *p, int value, int step, int over, pg_contributio
         return;
     }
     live_until(&p->blocks[p->d_block[root]], step);
+    if (adds) {
+        out->to = (size_t)p->d_block[root];
+        out->onto = true;
+        return;
+    }
     out->to = (size_t)new_block(p, bytes, step, step);
     out->add = (size_t)p->d_block[root];
 }
@@ -123,7 +150,8 @@ static void backward_blocks(planner *p) {
         }
         for (int k = 0; k < node->op->n_src; k++)
             contribute(p, node->src[k], step,
-                       node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, &plan->d_src[k]);
+                       node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, node->op->adds,
+                       &plan->d_src[k]);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }
@@ -180,6 +208,13 @@ static void resolve_all(planner *p) {
     p->plan->logits = p->blocks[p->block[logits]].offset;
     p->plan->d_input = p->backward ? p->blocks[p->d_block[input]].offset : PG_NOWHERE;
     p->plan->d_logits = p->backward ? p->blocks[p->d_block[logits]].offset : PG_NOWHERE;
+    p->plan->watched = p->plan->d_watched = PG_NOWHERE;
+    if (p->plan->watched_node < 0)
+        return;
+    int watched = p->root[g->watched];
+    p->plan->watched = p->blocks[p->block[watched]].offset;
+    if (p->backward && p->d_block[watched] >= 0)
+        p->plan->d_watched = p->blocks[p->d_block[watched]].offset;
 }
 
 static pg_err take_arrays(planner *p, pg_diag *diag) {
@@ -215,6 +250,7 @@ static pg_err plan_blocks(planner *p, pg_diag *diag) {
     pg_graph *g = p->graph;
     size_t scratch = 0;
     forward_blocks(p);
+    keep_for_tail(p);
     if (p->backward)
         backward_blocks(p);
     for (int i = 0; i < g->n_nodes; i++)

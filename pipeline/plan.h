@@ -18,6 +18,7 @@ typedef struct pg_contribution {
     size_t to;  /* where backward writes it: the gradient itself, or a scrap; PG_NOWHERE: nobody
                    wants it */
     size_t add; /* the gradient the scrap is then added to; PG_NOWHERE: it was written directly */
+    bool onto;  /* the operator itself adds to what is at `to` */
     int64_t count;
 } pg_contribution;
 
@@ -31,6 +32,8 @@ typedef struct pg_node_plan {
 typedef struct pg_plan {
     pg_node_plan *nodes; /* [graph->n_nodes] */
     size_t input, logits, d_input, d_logits;
+    size_t watched, d_watched; /* PG_NOWHERE: no value is watched, or no backward */
+    int watched_node;          /* that makes it; the nodes behind it are the tail */
     pg_layout input_layout;
     size_t scratch;      /* one for all */
     size_t arena_bytes;

@@ -11,6 +11,13 @@
 
 typedef struct pg_saliency pg_saliency;
 
+/* How the map of a layer becomes one of the picture's size. */
+typedef enum pg_finish {
+    PG_FINISH_NONE,    /* reduced over channels, then enlarged */
+    PG_FINISH_CAM,     /* ReLU, scaled to 0 .. 1, enlarged, scaled again: pytorch-grad-cam's */
+    PG_FINISH_CAM_LATE /* enlarged, ReLU, scaled to 0 .. 1 */
+} pg_finish;
+
 /* What a method fills. Before run it holds the shape of the network's input, the pass's layout, no
  * samples, and NaN where a figure may not exist. */
 typedef struct pg_attribution {
@@ -18,11 +25,13 @@ typedef struct pg_attribution {
     pg_layout layout;
     int64_t channels, height, width; /* the input's; a CAM: 1 and its layer's own, and the pipeline
                                         enlarges the map */
+    pg_finish finish;
     int samples, planned;            /* steps, copies, masks, channels: done and meant; 0: the
                                         method has none */
     double std_error;                /* of the map's mean value; methods that sample */
     double delta;                    /* sum - (f(x) - f(baseline)); integrated gradients */
     double relevance;                /* sum(R) / logit; LRP */
+    const struct pg_concepts *concepts; /* CRP; NULL */
     bool degenerate;                 /* the method itself says that its map means nothing */
 } pg_attribution;
 
@@ -31,7 +40,8 @@ typedef struct pg_saliency_kind {
      * pg_model_prepare for the configured method, and at any time after that for others. PG_ECONFIG
      * with a sentence that names the node, layer or key. NULL: always. */
     pg_err (*check)(const pg_saliency *method, const pg_explainer *explainer, pg_diag *diag);
-    /* All of one explanation, the frame's own forward included. */
+    /* All of one explanation, the frame's own forward included. The explainer may have nothing but
+     * its options (--list-methods without a model): NAN then for what the model decides. */
     pg_cost (*cost)(const pg_saliency *method, const pg_explainer *explainer);
     /* One worker's state, made before the method's first run in a pipeline; nothing is allocated
      * after that. On failure *state stays NULL. NULL: none. */
@@ -42,6 +52,8 @@ typedef struct pg_saliency_kind {
     pg_err (*run)(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
                   pg_diag *diag);
 } pg_saliency_kind;
+
+extern const pg_saliency_kind pg_saliency_lrp; /* prepared only for those who will ask for it */
 
 struct pg_saliency {
     const char *name;

@@ -12,6 +12,7 @@ typedef struct runner {
     pg_op_io io;
     const float **src, **d_dst;
     float **dst, **d_src;
+    bool *add;
     uint64_t forward_ns, backward_ns;
     bool bound;
 } runner;
@@ -41,18 +42,21 @@ static bool point(pg_session *s, int index) {
     r->d_src = pg_pool_array(&s->pool, n_src, sizeof *r->d_src);
     r->dst = pg_pool_array(&s->pool, n_dst, sizeof *r->dst);
     r->d_dst = pg_pool_array(&s->pool, n_dst, sizeof *r->d_dst);
-    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL)
+    r->add = pg_pool_array(&s->pool, n_src, sizeof *r->add);
+    if (r->src == NULL || r->d_src == NULL || r->dst == NULL || r->d_dst == NULL ||
+        r->add == NULL)
         return false;
     for (size_t k = 0; k < n_src; k++) {
         r->src[k] = at(s, plan->src[k]);
         r->d_src[k] = gradient ? at(s, plan->d_src[k].to) : NULL;
+        r->add[k] = gradient && plan->d_src[k].onto;
     }
     for (size_t k = 0; k < n_dst; k++) {
         r->dst[k] = at(s, plan->dst[k]);
         r->d_dst[k] = gradient ? at(s, plan->d_dst[k]) : NULL;
     }
     r->io = (pg_op_io){.src = r->src, .dst = r->dst, .d_dst = r->d_dst, .d_src = r->d_src,
-                       .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
+                       .add = r->add, .saved = at(s, plan->saved), .scratch = at(s, s->model->plan.scratch)};
     return true;
 }
 
@@ -140,9 +144,10 @@ static pg_err failed(const pg_op *op, pg_err err, const char *what, pg_diag *dia
     return pg_fail(diag, err, "node '%s' (%s): %s failed", op->node, op->type, what);
 }
 
-pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+/* Nodes from `first` on. */
+static pg_err forward_from(pg_session *session, int first, pg_diag *diag) {
     const pg_graph *g = &session->model->graph;
-    for (int i = 0; i < g->n_nodes; i++) {
+    for (int i = first; i < g->n_nodes; i++) {
         const pg_op *op = g->nodes[i].op;
         runner *r = &session->runners[i];
         if (op->alias)
@@ -154,6 +159,19 @@ pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
         r->forward_ns += now(session) - start;
     }
     return PG_OK;
+}
+
+pg_err pg_session_forward(pg_session *session, pg_diag *diag) {
+    return forward_from(session, 0, diag);
+}
+
+pg_err pg_session_forward_tail(pg_session *session, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return forward_from(session, session->model->plan.watched_node + 1, diag);
+}
+
+float *pg_session_watched(pg_session *session) {
+    return at(session, session->model->plan.watched);
 }
 
 /* ---- backward ---- */
@@ -200,22 +218,32 @@ static void guide(const pg_session *s, int index) {
                       at(s, s->model->plan.nodes[index].d_dst[0]));
 }
 
-static pg_err backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
-                       bool guided, pg_diag *diag) {
+/* What is done at each operator on the way back; none of it: its own backward. */
+typedef struct way {
+    const pg_conv_prune *prune;
+    bool guided;
+    pg_session_step *step; /* in its place */
+    void *user;
+} way;
+
+/* Nodes from the last down to `last`. */
+static pg_err backward(pg_session *session, int last, const float *seed, way how, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
-    memcpy(at(session, model->plan.d_logits), seed, (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
-    for (int i = model->graph.n_nodes - 1; i >= 0; i--) {
+    memcpy(at(session, model->plan.d_logits), seed,
+           (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
+    for (int i = model->graph.n_nodes - 1; i >= last; i--) {
         const pg_node *node = &model->graph.nodes[i];
         runner *r = &session->runners[i];
         if (node->op->alias)
             continue;
         uint64_t start = now(session);
         clear_unread(session, i);
-        if (guided)
+        if (how.guided)
             guide(session, i);
-        r->io.prune = prune_of(node, prune);
-        pg_err err = node->op->cls->backward(node->op, &r->io);
+        r->io.prune = prune_of(node, how.prune);
+        pg_err err = how.step != NULL ? how.step(how.user, i, node->op, &r->io)
+                                      : node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;
         if (err != PG_OK)
             return failed(node->op, err, "backward", diag);
@@ -227,11 +255,30 @@ static pg_err backward(pg_session *session, const float *seed, const pg_conv_pru
 
 pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
                            pg_diag *diag) {
-    return backward(session, seed, prune, false, diag);
+    return backward(session, 0, seed, (way){.prune = prune}, diag);
 }
 
 pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag) {
-    return backward(session, seed, NULL, true, diag);
+    return backward(session, 0, seed, (way){.guided = true}, diag);
+}
+
+pg_err pg_session_backward_tail(pg_session *session, const float *seed, pg_diag *diag) {
+    pg_assert(session->model->graph.watched >= 0);
+    return backward(session, session->model->plan.watched_node + 1, seed, (way){0}, diag);
+}
+
+const float *pg_session_d_watched(const pg_session *session) {
+    return at(session, session->model->plan.d_watched);
+}
+
+pg_err pg_session_walk(pg_session *session, const float *seed, pg_session_step *step, void *user,
+                       pg_diag *diag) {
+    return backward(session, 0, seed, (way){.step = step, .user = user}, diag);
+}
+
+const pg_op_io *pg_session_io(const pg_session *session, int node) {
+    pg_assert(node >= 0 && node < session->model->graph.n_nodes);
+    return &session->runners[node].io;
 }
 
 const float *pg_session_d_input(const pg_session *session) {

@@ -91,6 +91,8 @@ good("frame_jpeg_all_keys",
      meta_hex=pack({"line": 3, "tags": ["a", b"\x00\xff", None, True, 1.5]}).hex())
 good("frame_target_index", [b"cam0", pack(header(target=3)), pixels(24)],
      seq=7, boot=BOOT.hex(), ts=TS, fmt="bgr24", w=4, h=2, pixel_bytes=24, target=3)
+good("frame_method", [b"cam0", pack(header(method="smoothgrad")), pixels(24)],
+     seq=7, boot=BOOT.hex(), ts=TS, fmt="bgr24", w=4, h=2, pixel_bytes=24, method="smoothgrad")
 good("frame_meta_8_deep", [b"cam0", pack(header(meta=nest(8))), pixels(24)],
      seq=7, boot=BOOT.hex(), ts=TS, fmt="bgr24", w=4, h=2, pixel_bytes=24,
      meta_hex=pack(nest(8)).hex())
@@ -172,6 +174,11 @@ bad("shape_f32_bytes", S, [b"cam0", pack(header(fmt="f32chw")), pixels(95)], why
 bad("shape_jpeg_empty", S, [b"cam0", pack(header(fmt="jpeg")), b""], why="no picture")
 bad("too_large", "too_large", [b"cam0", pack(header(w=21846, h=1)), pixels(65538)],
     why="pixels above limits.frame_bytes")
+bad("bad_method_int", M, [b"cam0", pack(header(method=3)), pixels(24)], why="method integer")
+bad("method_empty", "bad_method", [b"cam0", pack(header(method="")), pixels(24)],
+    why="a name of 0 bytes")
+bad("method_long", "bad_method", [b"cam0", pack(header(method="x" * 65)), pixels(24)],
+    why="a name nobody can have")
 bad("target_negative", "bad_target", [b"cam0", pack(header(target=-1)), pixels(24)],
     why="a negative class")
 bad("target_long", "bad_target", [b"cam0", pack(header(target="x" * 129)), pixels(24)],

@@ -224,6 +224,17 @@ def test_gaps_order_and_restarts(model, tmp_path):
         assert m.get("parchgradd_frames_published_total", stream="cam0") == 5
 
 
+def test_memory_and_start(tmp_path):
+    """Resident: at most 2.2 times the weights and 100 MB. Start: processor time, which a busy machine does not stretch."""
+    model = models.export("resnet18", SIZE, 10)
+    with Daemon(model, tmp_path, explain={"method": "parchgrad"}, parchgrad={"select": "random"}) as d:
+        assert d.metrics().get("process_cpu_seconds_total") < 3
+        for i in range(5):
+            ask(d, d.frame("cam0", noise(i)))
+        resident = d.metrics().get("process_resident_memory_bytes")
+        assert resident < 2.2 * model.stat().st_size + 100e6
+
+
 def test_more_streams_than_allowed(model, tmp_path):
     with Daemon(model, tmp_path, limits={"streams": 2}) as d:
         for i in range(5):
@@ -398,3 +409,22 @@ def test_health_endpoints(model, tmp_path):
         for stage in ("decode", "forward", "backward", "map", "publish"):
             assert m.get("parchgradd_stage_duration_seconds_count", stage=stage) >= 1
         assert m.get("parchgradd_frame_age_seconds_count") == 1
+
+
+def spins(d):
+    """What the running process tells the OpenMP library about waiting."""
+    entries = pathlib.Path(f"/proc/{d.process.pid}/environ").read_bytes().split(b"\0")
+    return [e for e in entries if e.startswith((b"GOMP_SPINCOUNT=", b"OMP_WAIT_POLICY="))]
+
+
+@pytest.mark.parametrize("wait,env,expected", [
+    ("brief", {}, [b"GOMP_SPINCOUNT=200"]),
+    ("active", {}, []),
+    ("brief", {"OMP_WAIT_POLICY": "passive"}, [b"OMP_WAIT_POLICY=passive"]),
+])
+def test_how_threads_wait(model, tmp_path, monkeypatch, wait, env, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    with Daemon(model, tmp_path, env=env, engine={"wait": wait}) as d:
+        assert spins(d) == expected
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"

@@ -79,7 +79,8 @@ def publish(arguments):
             for frame in paced(source, fps, arguments.loop):
                 ts = time.time_ns()
                 frame = to_jpeg(frame, arguments.quality) if arguments.jpeg else frame
-                publisher.send(frame, ts=ts, target=arguments.target)
+                publisher.send(frame, ts=ts, target=arguments.target,
+                               method=arguments.method)
                 sent += 1
                 progress.step(sent)
                 if sent == arguments.count:
@@ -168,6 +169,7 @@ def parser():
                    help="of --jpeg (90)")
     p.add_argument("--count", type=positive(int), metavar="N", help="stop after N frames")
     p.add_argument("--target", type=target, help="class index or name to explain")
+    p.add_argument("--method", help="how to explain, e.g. parchgrad, ig (default: the daemon's)")
     p.add_argument("--type", choices=("pub", "push"), default="pub",
                    help="pub for ingest type sub (default), push for pull")
     p.add_argument("--bind", action="store_true", help="bind the endpoint; the daemon connects")

@@ -123,8 +123,8 @@ class Publisher:
     def send(self, frame, fmt=None, ts=None, **optional):
         """Sends an array, PIL image or JPEG/PNG bytes (wire.describe); returns its seq.
 
-        ts: capture time, ns since the epoch, default now. optional: target, decision, roi,
-        label, trace, meta.
+        ts: capture time, ns since the epoch, default now. optional: target, method, decision,
+        roi, label, trace, meta.
         """
         if ts is None:
             ts = time.time_ns()

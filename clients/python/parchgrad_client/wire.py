@@ -89,7 +89,7 @@ def encode_frame(stream, seq, boot, ts, fmt, w, h, pixels, **optional):
     """The three parts [topic, header, pixels] of a frame.
 
     `boot`: 16 bytes, new at each producer start; `ts`: capture time in ns since the epoch;
-    optional: stride, target, decision, roi, label, trace, meta (None: left out).
+    optional: stride, target, method, decision, roi, label, trace, meta (None: left out).
     """
     topic = check_stream(stream)
     if not isinstance(boot, bytes) or len(boot) != 16:
@@ -97,7 +97,7 @@ def encode_frame(stream, seq, boot, ts, fmt, w, h, pixels, **optional):
     if not 0 <= seq < 1 << 64 or not 0 < ts < 1 << 63:
         raise WireError(f"seq {seq} or ts {ts} is out of range")
     header = {"v": VERSION, "seq": seq, "boot": boot, "ts": ts, "fmt": fmt, "w": w, "h": h}
-    allowed = ("stride", "target", "decision", "roi", "label", "trace", "meta")
+    allowed = ("stride", "target", "method", "decision", "roi", "label", "trace", "meta")
     for key in allowed:
         if optional.get(key) is not None:
             header[key] = optional[key]
