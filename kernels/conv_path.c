@@ -17,7 +17,8 @@
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
-static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
+static const pg_conv_kernel *const own_kernels[] = {
+    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},

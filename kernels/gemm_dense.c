@@ -245,12 +245,11 @@ pg_err pg_gemm_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
     *out = (pg_linear){.geometry = {.groups = 1, .in_c = s->k, .out_c = s->n, .k_h = 1, .k_w = 1,
                                     .in_h = 1, .in_w = s->m, .out_h = 1, .out_w = s->m,
                                     .dnnl = {.strides = {1, 1}}}};
-    out->weights = pg_malloc((size_t)(s->n * s->k) * sizeof *out->weights);
+    out->weights = copy_weights(s);
     out->bias = pg_gemm_bias(s, &rows);
     if (!out->weights || (rows && !out->bias)) {
         pg_linear_free(out);
         return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
     }
-    copy_weights(s, out->weights);
     return PG_OK;
 }
