@@ -83,12 +83,22 @@ PG_CLONES static void add_act_range(int64_t first, int64_t last, float *y, const
     }
 }
 
+PG_CLONES static void act_range(int64_t first, int64_t last, float *y, float lo, float hi) {
+    for (int64_t i = first; i < last; i++) {
+        float v = y[i] < lo ? lo : y[i];
+        y[i] = v > hi ? hi : v;
+    }
+}
+
 void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
                         pg_act_range act) {
     int64_t count = positions * channels;
 #pragma omp parallel for schedule(static) if (count > RANGE_ELEMENTS)
     for (int64_t i = 0; i < count; i += RANGE_ELEMENTS)
-        add_act_range(i, smaller(i + RANGE_ELEMENTS, count), y, skip, act.lo, act.hi);
+        if (skip)
+            add_act_range(i, smaller(i + RANGE_ELEMENTS, count), y, skip, act.lo, act.hi);
+        else
+            act_range(i, smaller(i + RANGE_ELEMENTS, count), y, act.lo, act.hi);
 }
 
 /* ---- group sums ---- */

@@ -46,7 +46,7 @@ void pg_channel_gather(int64_t positions, int64_t channels, const float *x, cons
 void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
                         pg_group_moments *out);
 
-/* y[p,c] = y[p,c] + skip[p,c], clamped to `act`. */
+/* y[p,c] = y[p,c] + skip[p,c] (NULL: + 0), clamped to `act`. */
 void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
                         pg_act_range act);
 

@@ -28,6 +28,7 @@
 #include "kernels/conv_geometry.h"
 #include "kernels/conv_kept.h"
 #include "kernels/conv_path.h"
+#include "kernels/conv_tune.h"
 #include "kernels/defect.h"
 #include "kernels/mem.h"
 #include "kernels/relevance.h"
@@ -52,6 +53,7 @@ typedef struct conv_op {
     bool skip; /* src[1] is added before the activation */
     bool want_gap, library_only;
     bool bf16;                      /* backward multiplies bfloat16 */
+    struct pg_conv_tuner *tuner;    /* until prepare; NULL: none */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -189,6 +191,11 @@ void pg_conv_library_only(pg_op *op) {
     ((conv_op *)op)->library_only = true;
 }
 
+void pg_conv_use_tuner(pg_op *op, struct pg_conv_tuner *tuner) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->tuner = tuner;
+}
+
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
     const conv_state *state = io->state;
     return pg_op_is_conv(op) && state ? state->gap : NULL;
@@ -254,11 +261,11 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .bf16 = conv->op.bf16_forward && pays,
     };
     if (!err)
-        err = pg_conv_path_make(&spec, &conv->forward, diag);
+        err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
     spec.bf16 = spec.in_bf16 = conv->bf16;
     if (!err)
-        err = pg_conv_path_make(&spec, &conv->backward, diag);
+        err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
         err = pg_conv_kept_make(&spec, conv->most_kept, &conv->kept, diag);
     pg_free(weights);
@@ -309,6 +316,7 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     if (!err && conv->want_gap && !make_gap_constants(conv))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     conv->weights = conv->bias = NULL;
+    conv->tuner = NULL;
     if (err)
         return pg_fail_in(diag, err, "node '%s'", op->node);
     plan_scratch(conv);
@@ -380,7 +388,7 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
     if (!err && conv->want_gap)
         pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], skip, conv->gap_shift,
                        conv->gap_inverse, act_range(conv), io->scratch, state->gap);
-    else if (!err && skip && !conv->forward.adds)
+    else if (!err && !conv->forward.whole)
         pg_channel_add_act(positions_of(conv), conv->geometry.out_c, io->dst[0], skip,
                            act_range(conv));
     return err;

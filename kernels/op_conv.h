@@ -54,6 +54,11 @@ pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
 /* Between create and prepare: no kernels of our own (conv_kernel.h). */
 void pg_conv_library_only(pg_op *op);
 
+/* Between create and prepare: which implementations to take (conv_tune.h). Borrowed until prepare
+ * has returned. */
+struct pg_conv_tuner;
+void pg_conv_use_tuner(pg_op *op, struct pg_conv_tuner *tuner);
+
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
 

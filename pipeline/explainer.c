@@ -35,6 +35,8 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .width = options->input.width,
                                   .precision = options->precision,
                                   .fuse_add = options->fuse_add,
+                                  .tune = (pg_tune_mode)options->tune,
+                                  .cache_dir = options->cache_dir,
                                   .relevance = wants_relevance(options),
                                   .library_only = !options->own_kernels,
                                   .threads = options->threads,

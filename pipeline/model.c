@@ -12,6 +12,7 @@
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
 #include "pipeline/shuffle.h"
+#include "pipeline/tune.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -144,6 +145,8 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->tune = options->tune;
+    model->cache_dir = options->cache_dir;
     model->info.precision =
         options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
@@ -213,14 +216,12 @@ static pg_err prepare_relevance(pg_model *model, pg_diag *diag) {
     return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, diag) : err;
 }
 
-static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
     pg_graph *g = &model->graph;
-    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
-    for (int c = 0; gap != NULL && c < g->n_convs; c++)
-        if (gap[c] && model->conv_node[c] >= 0)
-            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        if (pg_op_is_conv(op))
+            pg_conv_use_tuner(op, tuner);
         op->bf16_forward = model->info.precision == PG_PRECISION_BF16;
         op->bf16_backward = model->info.precision != PG_PRECISION_F32;
         if (model->library_only && pg_op_is_conv(op))
@@ -230,6 +231,19 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             return pg_fail_in(diag, err, "%s", model->info.path);
     }
     return PG_OK;
+}
+
+static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
+    for (int c = 0; gap != NULL && c < g->n_convs; c++)
+        if (gap[c] && model->conv_node[c] >= 0)
+            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
+    pg_tune tune = {0};
+    pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
+    pg_err err = prepare_each(model, &tune.tuner, diag);
+    pg_tune_end(&tune);
+    return err;
 }
 
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {

@@ -28,6 +28,9 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+/* Whether implementations of convolutions are chosen by measuring: not; with choices kept in a
+ * file; measuring again each time. */
+typedef enum pg_tune_mode { PG_TUNE_OFF, PG_TUNE_CACHED, PG_TUNE_ALWAYS } pg_tune_mode;
 const char *pg_precision_name(pg_precision precision); /* as the configuration has it */
 
 typedef struct pg_model_options {
@@ -49,6 +52,8 @@ typedef struct pg_model_options {
     bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
                                  stay nodes of their own, each with a rule */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
+    pg_tune_mode tune;
+    const char *cache_dir;    /* of the choices, borrowed until prepare; NULL or "": tune.h */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */

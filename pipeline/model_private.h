@@ -21,6 +21,8 @@ struct pg_model {
     int *conv_node;     /* [n_convs] node that runs it, -1: none */
     pg_lrp lrp;         /* nodes NULL: not wanted */
     int threads;
+    pg_tune_mode tune;
+    const char *cache_dir;
     bool library_only, prepared, backward;
 };
 

@@ -157,6 +157,8 @@ typedef struct pg_explain_options {
     pg_crp_options crp;
     pg_ig_options ig;
     pg_smoothgrad_options smoothgrad;
+    int tune;               /* pg_tune_mode */
+    const char *cache_dir;  /* of what tuning chose; NULL or "": pipeline/tune.h */
     bool fuse_add;          /* residual additions are done by the convolution before them */
     bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
