@@ -12,6 +12,7 @@ layers at 7e-6; the bound is 3e-5. A rule that is wrong anywhere misses it by or
 import copy
 import warnings
 
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import cli
 import models
+from daemon import Daemon
 
 rules = pytest.importorskip("zennit.rules")
 from crp.attribution import CondAttribution  # noqa: E402
@@ -381,3 +383,33 @@ def test_further_methods_are_prepared(chain):
     lrp(path, x, target, method="gradient", explain__methods=["lrp"])
     assert "relevance cannot pass" in refused(models.export("efficientnet_b0", 64, 10, opset=17),
                                               method="gradient", explain__methods=["lrp"])
+
+
+# ---- the daemon ----
+
+
+def test_streams_and_frames_that_ask(tmp_path):
+    """A stream's method is prepared without further ado; a frame's where explain.methods names it, else it is dropped."""
+    import onnx
+    path, x = models.export("tiny_resnet", 48, 10), models.test_picture(48)
+    layer = next(n.name for n in onnx.load(str(path)).graph.node if n.op_type == "Conv")
+    frame = dict(fmt="f32chw", w=48, h=48)
+
+    def answer(d, stream, **keys):
+        sub = d.subscribe(stream.encode())
+        d.push(stream, np.asarray(x, dtype=np.float32), **frame, **keys)
+        return msgpack.unpackb(sub.recv_multipart()[1])
+
+    with Daemon(path, tmp_path, streams={"cam0": {"method": "crp"}}, crp={"layer": layer}) as d:
+        first = answer(d, "cam0")
+        assert first["method"] == "crp" and first["params"]["lrp.composite"] == "epsilon_plus_flat"
+        concepts = first["concepts"]["top"]
+        assert len(concepts) == 10 and concepts == sorted(concepts, key=lambda c: -c[1])
+        frame_method = answer(d, "cam1", method="lrp")  # of the same kind: prepared
+        assert "concepts" not in frame_method
+        assert frame_method["quality"]["relevance"] == pytest.approx(first["quality"]["relevance"], rel=1e-5)
+        assert answer(d, "cam1")["method"] == "gradient"
+    with Daemon(path, tmp_path) as d:
+        d.push("cam1", np.asarray(x, dtype=np.float32), **frame, method="lrp")
+        d.wait(lambda: d.metrics().drops("cam1"), 20, "no drop")
+        assert d.metrics().drops("cam1") == {"bad_method": 1}
