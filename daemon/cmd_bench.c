@@ -16,6 +16,8 @@
 
 enum { METHODS_MAX = PG_BENCH_SERIES_MAX - PG_BENCH_METHODS - 1 };
 
+#define USUAL "forward,backward,gradient,parchgrad" /* some methods take minutes for a frame */
+
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
     {"--size", "SIDE", "model.input.size", "input size, for a model that leaves it open"},
@@ -23,7 +25,7 @@ static const pg_cli_option options[] = {
      "channel statistics; without: random channels are pruned"},
     {"--runs", "N", NULL, "runs that count [20]"},
     {"--warm-up", "N", NULL, "runs before that [3]"},
-    {"--only", "LIST", NULL, "only these series, separated by commas: forward,backward,parchgrad"},
+    {"--only", "LIST", NULL, "these series: methods, forward, backward [" USUAL "]"},
     {"--layers", NULL, NULL, "also the time of each operator"},
     {"--full", NULL, NULL, "also parchgrad without engine.kept_channels"},
     {"--cpu-time", NULL, NULL,
@@ -327,10 +329,12 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
         err = pg_cli_config(cli, &b->config, diag);
     if (err == PG_OK)
         err = add_all_series(b, diag);
-    if (err == PG_OK && only != NULL)
-        err = keep_only(b, only, diag);
+    if (err == PG_OK)
+        err = keep_only(b, only != NULL ? only : USUAL, diag);
     if (err != PG_OK)
         return err;
+    if (b->full)
+        r->series[r->n_series - 1].wanted = true;
     pg_explain_options *explain = &b->configured.explain;
     *explain = b->config->explain;
     if (pg_select_wants_gap(explain->prune.select) && explain->prune.stats_path[0] == '\0') {

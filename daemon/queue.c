@@ -272,13 +272,17 @@ pg_drop pg_queue_push(pg_queue *q, pg_message *m, pg_drop verdict, bool header_r
 
 /* ---- pop ---- */
 
+/* The one with the smallest buffers, so that all have grown to their size after a worker's first
+ * frames, and not whenever two results first happen to be on their way at once. */
 static pg_result *free_slot(pg_queue *q, int worker) {
+    pg_result *best = NULL;
     for (int i = 0; i < PG_SLOTS_PER_WORKER; i++) {
         pg_result *slot = &q->slots[worker * PG_SLOTS_PER_WORKER + i];
-        if (slot->state == PG_SLOT_FREE)
-            return slot;
+        if (slot->state == PG_SLOT_FREE &&
+            (best == NULL || slot->header.capacity < best->header.capacity))
+            best = slot;
     }
-    return NULL;
+    return best;
 }
 
 static pg_message *take_request(pg_queue *q) {

@@ -296,9 +296,10 @@ pg_err pg_wire_encode_header(const pg_frame *frame, const pg_explanation *explan
     put_timing(&p, &w, explanation, patches);
     patches->age = put_later(&p, &w, "age");
     put_text(&p, "model");
-    msgpack_pack_map(&p, 2);
+    msgpack_pack_map(&p, 3);
     put_key_text(&p, "sha256", context->model_sha256);
     put_key_text(&p, "stats", context->stats_sha256);
+    put_key_text(&p, "precision", context->precision);
     if (frame->has_decision) {
         put_text(&p, "agrees");
         put_bool(&p, explanation->n_top > 0 &&

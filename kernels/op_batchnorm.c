@@ -113,6 +113,7 @@ void pg_batch_norm_absorb_activation(pg_op *op, pg_act act, float lo, float hi) 
     batch_norm_op *bn = (batch_norm_op *)op;
     pg_assert(pg_op_is_batch_norm(op) && bn->act == PG_ACT_NONE && act != PG_ACT_NONE);
     bn->act = act;
+    op->relu = act == PG_ACT_RELU || (act == PG_ACT_CLIP && lo == 0);
     bn->lo = act == PG_ACT_CLIP ? lo : 0.0f;
     bn->hi = act == PG_ACT_CLIP ? hi : INFINITY;
     op->keeps_src = true;

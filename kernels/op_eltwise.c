@@ -235,7 +235,8 @@ static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
     e->function = parameters.function, e->a = parameters.a, e->b = parameters.b;
     e->op.dst[0].shape = def->inputs[0].shape;
     e->op.layouts = PG_LAYOUTS_SAME;
-    e->op.relu = f->value == relu_value || (f->value == clip_value && e->a == 0);
+    e->op.relu =
+        strcmp(f->type, "Relu") == 0 || (strcmp(f->type, "Clip") == 0 && parameters.a == 0);
     e->op.keeps_src = e->function->slope != zero_slope;
     e->op.flops = (uint64_t)pg_shape_count(&def->inputs[0].shape);
     return PG_OK;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/bf16.h"
 #include "kernels/mem.h"
 #include "pipeline/sha256.h"
 
@@ -26,12 +27,14 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .output = options->output,
                                   .class_axis = options->class_axis,
                                   .watch = options->cam_layer,
+                                  .shuffled_layers = options->shuffled_layers,
                                   .input_name = options->input_name,
                                   .inputs = options->inputs,
                                   .n_inputs = options->n_inputs,
                                   .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
+                                  .precision = options->precision,
                                   .fuse_add = options->fuse_add,
                                   .relevance = wants_relevance(options),
                                   .library_only = !options->own_kernels,
@@ -39,6 +42,11 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
+    if (options->precision > PG_PRECISION_F32 && !pg_bf16_native())
+        return pg_fail(diag, PG_ECONFIG,
+                       "model.precision: %s needs a processor with bfloat16 instructions "
+                       "(AVX512_BF16), and this one has none; say auto or f32",
+                       pg_precision_name(options->precision));
     if (!options->model_path || options->model_path[0] == '\0')
         return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");
     return pg_model_open(&how, out, diag);

@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/shuffle.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -45,6 +46,8 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
     pg_import job = {.options = options, .file = file, .external = &model->external,
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
+    if (err == PG_OK)
+        err = pg_shuffle_last(&model->graph, options->shuffled_layers, &model->load, diag);
     if (err == PG_OK)
         err = pg_watch_named(&model->graph, options->watch, diag);
     if (err == PG_OK)
@@ -141,6 +144,8 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->info.precision =
+        options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
@@ -155,6 +160,11 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     sum_up(model);
     *out = model;
     return PG_OK;
+}
+
+const char *pg_precision_name(pg_precision precision) {
+    static const char *const names[] = {"auto", "f32", "bf16", "bf16-backward"};
+    return names[precision];
 }
 
 const pg_model_info *pg_model_get_info(const pg_model *model) {
@@ -211,6 +221,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        op->bf16_forward = model->info.precision == PG_PRECISION_BF16;
+        op->bf16_backward = model->info.precision != PG_PRECISION_F32;
         if (model->library_only && pg_op_is_conv(op))
             pg_conv_library_only(op);
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;

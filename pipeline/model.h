@@ -14,6 +14,7 @@
 
 #include "kernels/err.h"
 #include "kernels/tensor.h"
+#include "pipeline/options.h"
 #include "pipeline/refusals.h"
 
 typedef struct pg_model pg_model;
@@ -27,6 +28,8 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+const char *pg_precision_name(pg_precision precision); /* as the configuration has it */
+
 typedef struct pg_model_options {
     const char *path;
     const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
@@ -37,9 +40,11 @@ typedef struct pg_model_options {
     const char *input_name;   /* of the picture; NULL or "": the only input that looks like one */
     const char *watch;        /* layer that methods look at (watch.h); NULL or "": the last with an
                                  extent */
+    int shuffled_layers;      /* the last ones' weights are shuffled (shuffle.h); 0: as they are */
     const pg_model_value *inputs; /* [n_inputs] what the others hold */
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
+    pg_precision precision;
     bool fuse_add;            /* residual additions are done by the convolution before them */
     bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
                                  stay nodes of their own, each with a rule */
@@ -96,6 +101,7 @@ typedef struct pg_model_info {
     int class_axis;           /* of output */
     int64_t classes;          /* its length */
     pg_squash squash;         /* the logits are the input of the file's last softmax or sigmoid */
+    pg_precision precision;   /* not PG_PRECISION_AUTO */
     const char *watched_name; /* NULL: no value is watched */
     pg_desc watched;          /* [1,C,H,W]; its layout is known after prepare */
     bool linear_tail;         /* the logits are an affine function of it */

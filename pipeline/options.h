@@ -64,6 +64,13 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
+/* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */
+typedef enum pg_precision {
+    PG_PRECISION_AUTO,
+    PG_PRECISION_F32,
+    PG_PRECISION_BF16,
+    PG_PRECISION_BF16_BACKWARD /* forward in float32 */
+} pg_precision;
 /* lrp.*: method.md section 7. Rules in the order of pg_lrp_rule. */
 typedef enum pg_lrp_composite {
     PG_LRP_EPSILON_PLUS_FLAT,
@@ -131,10 +138,12 @@ typedef struct pg_explain_options {
     const char *input_name; /* of the picture; NULL or "": the only one */
     const struct pg_model_value *inputs; /* [n_inputs] values of the model's other inputs */
     int n_inputs;
+    pg_precision precision;
     int threads;
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    int shuffled_layers;   /* for the randomisation check of `evaluate`; 0: none */
     pg_string_list methods; /* further methods that streams and frames may ask for: what has to be
                                prepared for them is */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */

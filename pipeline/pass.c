@@ -67,9 +67,10 @@ void pg_pass_mark(pg_pass *pass, pg_stage stage) {
     pass->mark = now;
 }
 
-/* A running mean that has forgotten half after some ten passes: load and frequencies change. */
+/* A running mean that has forgotten nine tenths after eight passes: the first is cold, and load and
+ * frequencies change. */
 static void learn(double *mean, uint64_t ns) {
-    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 16 : (double)ns;
+    *mean = *mean > 0 ? *mean + ((double)ns - *mean) / 4 : (double)ns;
 }
 
 static pg_err read_scores(pg_pass *pass, pg_diag *diag) {
@@ -165,7 +166,9 @@ int pg_pass_fit(const pg_pass *pass, pg_cost step) {
     double backward = pass->backward_ns > 0 ? pass->backward_ns : 2 * pass->forward_ns;
     double one = step.forwards * pass->forward_ns + step.backwards * backward;
     uint64_t now = pass->now();
-    double left = now < pass->deadline ? (double)(pass->deadline - now) : 0;
+    if (now >= pass->deadline)
+        return 0;
+    double left = (double)(pass->deadline - now);
     return left < one * 1e9 ? (int)(left / one) : INT_MAX;
 }
 

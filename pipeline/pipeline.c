@@ -333,6 +333,11 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wi
 
 /* ---- on demand ---- */
 
+const float *pg_pipeline_input(const pg_pipeline *p, pg_layout *layout) {
+    *layout = p->pass.layout;
+    return p->pass.input;
+}
+
 const float *pg_pipeline_attribution(pg_pipeline *p) {
     const pg_attribution *a = &p->attribution;
     pg_shape shape = {4, {1, a->channels, a->height, a->width}};

@@ -140,6 +140,9 @@ void pg_pipeline_watch(pg_pipeline *pipeline, void (*progress)(void *user, int d
 pg_drop pg_pipeline_run(pg_pipeline *pipeline, const pg_frame *frame, const pg_wish *wish,
                         pg_explanation *out, pg_diag *diag);
 
+/* The network's input of the last run, in `layout`: the frame after preprocessing. */
+const float *pg_pipeline_input(const pg_pipeline *pipeline, pg_layout *layout);
+
 /* The signed attribution of the last run, PG_PLAIN (converted on demand). */
 const float *pg_pipeline_attribution(pg_pipeline *pipeline);
 

@@ -13,6 +13,8 @@
 static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
     (void)method;
     const pg_model_info *info = explainer->info;
+    if (info == NULL)
+        return (pg_cost){(double)NAN, (double)NAN};
     double tails = info->linear_tail ? 0 : (double)info->watched.shape.dims[1];
     return (pg_cost){.forwards = 1 + tails * info->tail_share};
 }

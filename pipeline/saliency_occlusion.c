@@ -4,6 +4,7 @@
 #include "pipeline/explainer.h"
 #include "pipeline/saliency.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/mem.h"
@@ -35,6 +36,8 @@ static windows plan(const pg_explain_options *o, int64_t height, int64_t width) 
 
 static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
     (void)method;
+    if (explainer->info == NULL)
+        return (pg_cost){(double)NAN, (double)NAN};
     const int64_t *in = explainer->info->input.dims;
     windows w = plan(explainer->options, in[2], in[3]);
     return (pg_cost){.forwards = 1 + (double)(w.rows * w.cols)};

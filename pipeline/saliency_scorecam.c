@@ -42,6 +42,8 @@ typedef struct score_state {
 
 static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
     (void)method;
+    if (explainer->info == NULL)
+        return (pg_cost){(double)NAN, (double)NAN};
     int64_t channels = explainer->info->watched.shape.dims[1];
     int most = explainer->options->scorecam_channels;
     return (pg_cost){.forwards = 1 + (double)(most > 0 && most < channels ? most : channels)};

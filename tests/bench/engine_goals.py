@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import replace
 
 import peers
-from nets import EVERY_LAYER, engine_keys, statistics
+from nets import EVERY_LAYER, engine_switches, statistics
 from report import Row
 
 SECONDS = {"resnet18": 5, "resnet50": 11, "vgg16": 22, "densenet121": 16, "mobilenet_v2": 8, "efficientnet_lite0": 8,
@@ -24,9 +24,9 @@ def steps(options, report, folder):
     if "tricks" in options.parts:
         for net in [net for net in options.nets if net.name in TRICK_NETS] or options.nets:
             for precision in options.precisions:
-                for key, default in engine_keys().items():
-                    trick = Trick(net, precision, key, default, options, report)
-                    yield f"{key} {net.name} {precision}", SECONDS[net.name] / 3, trick.measure
+                for key, other, _ in engine_switches():
+                    trick = Trick(net, precision, key, other, options, report)
+                    yield f"{key}: {other} {net.name} {precision}", SECONDS[net.name] / 3, trick.measure
 
 
 class Block:
@@ -121,20 +121,20 @@ class Block:
 class Trick:
     """One switch of the engine turned the other way."""
 
-    def __init__(self, net, precision, key, default, options, report):
-        self.net, self.precision, self.key, self.default = net, precision, key, default
+    def __init__(self, net, precision, key, other, options, report):
+        self.net, self.precision, self.key, self.other = net, precision, key, other
         self.options, self.report = options, report
 
     def measure(self, tick):
         settings = {**EVERY_LAYER, "parchgrad.select": "random", "model.precision": self.precision}
-        name = f"{self.key} {'off' if self.default else 'on'}"
+        name = f"{self.key}: {self.other}"
         series = {"gradient": ("forward", "backward"), "ParchGrad": ("parchgrad",)}
         rows = {what: Row("tricks", f"{name}, {what}", self.net.name, self.precision, self.options.threads)
                 for what in series}
         pair = {}
         with contextlib.ExitStack() as stack:
             try:
-                for side, more in (("usual", {}), ("other", {self.key: not self.default})):
+                for side, more in (("usual", {}), ("other", {self.key: self.other})):
                     pair[side] = peers.Ours(self.net, self.options.threads, "forward,backward,parchgrad", **settings,
                                             **more)
                     stack.callback(pair[side].close)
@@ -148,4 +148,4 @@ class Trick:
             ratio, low, high, shortest = times.ratio(other, usual)
             self.report.add(replace(rows[what], ours=times.median(*usual), theirs=times.median(*other), ratio=ratio,
                                     low=low, high=high, shortest=shortest,
-                                    note="theirs is ours with the switch turned: above 1, the default is faster"))
+                                    note="theirs is ours with the switch turned: above 1, the default is the faster one"))

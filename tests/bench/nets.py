@@ -47,9 +47,18 @@ def statistics(net, folder):
     return path
 
 
-def engine_keys():
-    """The switches of the engine, {key: default}, as the annotated configuration lists them."""
+def engine_switches():
+    """[(key, other value, usual value)] of the engine's switches, as the annotated configuration lists them: the last
+    line of a key's comment ends in its values, (brief, active)."""
     text = (cli.ROOT / "conf" / "parchgradd.yaml").read_text()
-    section = re.search(r"^engine:\n((?:[ #].*\n|\n)+)", text, re.M)
-    found = re.findall(r"^  (\w+): (true|false)$", section.group(1), re.M) if section else []
-    return {f"engine.{key}": value == "true" for key, value in found}
+    section = re.search(r"^engine:\n((?:  .*\n)+)", text, re.M).group(1)
+    out, comment = [], ""
+    for line in section.splitlines():
+        if line.startswith("  # "):
+            comment += line[3:]
+            continue
+        key, usual = line.strip().split(": ")
+        values = re.search(r"\(([^()]*)\)$", comment).group(1).split(", ")
+        out += [(f"engine.{key}", other, usual) for other in values if other != usual]
+        comment = ""
+    return out

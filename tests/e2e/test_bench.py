@@ -1,5 +1,6 @@
 """The bench command works and reports every goal; its figures are for a quiet machine and not looked at here."""
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -21,8 +22,14 @@ ROWS = {  # of each part, without precision and threads
     "P5": {"allocations in 50 frames", "resident / (2.2 weights + 100 MB)", "a second worker / its session"},
     "P6": {"start to ready"},
     "P7": {"64 streams: largest deviation from an equal share", "two workers / one, one thread each"},
-    "tricks": {"engine.kept_channels off, gradient", "engine.kept_channels off, ParchGrad"},
+    "tricks": {"engine.kept_channels: false, gradient", "engine.kept_channels: false, ParchGrad"},
 }
+
+
+def test_every_switch_of_the_engine_is_tried():
+    from nets import engine_switches
+    text = (cli.ROOT / "daemon" / "config.def").read_text()
+    assert {key for key, _, _ in engine_switches()} == set(re.findall(r'"(engine\.\w+)"', text))
 
 
 def run(*args):

@@ -224,6 +224,17 @@ def test_gaps_order_and_restarts(model, tmp_path):
         assert m.get("parchgradd_frames_published_total", stream="cam0") == 5
 
 
+def test_memory_and_start(tmp_path):
+    """Resident: at most 2.2 times the weights and 100 MB. Start: processor time, which a busy machine does not stretch."""
+    model = models.export("resnet18", SIZE, 10)
+    with Daemon(model, tmp_path, explain={"method": "parchgrad"}, parchgrad={"select": "random"}) as d:
+        assert d.metrics().get("process_cpu_seconds_total") < 3
+        for i in range(5):
+            ask(d, d.frame("cam0", noise(i)))
+        resident = d.metrics().get("process_resident_memory_bytes")
+        assert resident < 2.2 * model.stat().st_size + 100e6
+
+
 def test_more_streams_than_allowed(model, tmp_path):
     with Daemon(model, tmp_path, limits={"streams": 2}) as d:
         for i in range(5):

@@ -63,8 +63,8 @@ static const struct {
     {"parchgrad: {select: list}\n", "c.yaml:1:21: parchgrad.select is list, but parchgrad.list"},
     {"parchgrad: {list: {a: [x]}}\n", "c.yaml:1:23: parchgrad.list must list channel numbers"},
     {"explain: {method: magic}\n", "c.yaml:1:19: explain.method: there is no method 'magic'"},
-    {"model: {precision: bf16}\n",
-     "c.yaml:1:20: model.precision must be one of auto, f32, not 'bf16'"},
+    {"model: {precision: f16}\n",
+     "c.yaml:1:20: model.precision must be one of auto, f32, bf16, bf16-backward, not 'f16'"},
     {"model: {input: {mean: [1, 2]}}\n", "c.yaml:1:23: model.input.mean must be three numbers"},
     {"model: {input: {std: 0}}\n", "c.yaml:1:22: model.input.std must be three numbers"},
     {"model: {input: {size: [0, 5]}}\n", "c.yaml:1:23: model.input.size must be a side"},
@@ -156,6 +156,30 @@ Test(config, an_empty_file_is_all_defaults) {
     cr_expect_str_eq(pg_config_where(c, "workers"), "default");
     pg_config_destroy(&c);
     cr_expect(c == NULL);
+}
+
+Test(config, tells_values_by_key) {
+    const pg_config *c = parse("ig: {steps: 7, baseline: blur}\nsmoothgrad: {sigma: 0.5}\n");
+    cr_assert(c != NULL, "%s", diag.text);
+    const char *text;
+    double number;
+    cr_expect(pg_config_scalar(c, "ig.steps", &text, &number) && number == 7);
+    cr_expect(pg_config_scalar(c, "ig.baseline", &text, &number) && isnan(number));
+    cr_expect_str_eq(text, "blur");
+    cr_expect(pg_config_scalar(c, "smoothgrad.sigma", &text, &number) && number == 0.5);
+    cr_expect(pg_config_scalar(c, "smoothgrad.samples", &text, &number) && number == 25);
+    cr_expect(pg_config_scalar(c, "parchgrad.gamma", &text, &number) && isinf(number));
+    cr_expect(pg_config_scalar(c, "model.labels", &text, &number) && text[0] == '\0');
+    cr_expect_not(pg_config_scalar(c, "model.input.mean", &text, &number));
+    cr_expect_not(pg_config_scalar(c, "no.such", &text, &number));
+    cr_expect(c->explain.ig.baseline == PG_BASELINE_BLUR && c->explain.ig.steps == 7);
+    pg_config_destroy(&c);
+    c = parse("ig: {baseline: -0.5}\nstreams: {a: {deadline: 0.2}}\n");
+    cr_assert(c != NULL, "%s", diag.text);
+    cr_expect(c->explain.ig.baseline == PG_BASELINE_VALUE && c->explain.ig.value == -0.5);
+    cr_expect(pg_config_stream(c, "a")->deadline == 0.2);
+    cr_expect(pg_config_stream(c, "b")->deadline == 0);
+    pg_config_destroy(&c);
 }
 
 Test(config, reads_every_kind_of_value) {

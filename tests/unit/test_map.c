@@ -100,3 +100,37 @@ Test(map, overlay) {
     pg_map_overlay(map, 0, rgb, 3, out);
     cr_assert_eq(memcmp(out, rgb, 9), 0, "a map of zeros hides nothing");
 }
+
+/* Where place i of `out` lies on a line of `in`, as torch's interpolate(mode="bilinear") has it. */
+static double position(bool corners, int64_t i, int64_t in, int64_t out) {
+    double at = corners ? out > 1 ? (double)i * (double)(in - 1) / (double)(out - 1) : 0
+                        : ((double)i + 0.5) * (double)in / (double)out - 0.5;
+    return fmin(fmax(at, 0), (double)(in - 1));
+}
+
+static float src[64], map[224 * 200];
+
+/* A tent over each pixel. */
+static void expect_enlarged(bool corners, int64_t h, int64_t w, int64_t height, int64_t width) {
+    pg_map_enlarge(src, h, w, corners, map, height, width);
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x++) {
+            double v = position(corners, y, h, height), u = position(corners, x, w, width), sum = 0;
+            for (int64_t i = 0; i < h; i++)
+                for (int64_t j = 0; j < w; j++)
+                    sum += fmax(0, 1 - fabs(v - (double)i)) * fmax(0, 1 - fabs(u - (double)j)) *
+                           (double)src[i * w + j];
+            cr_assert(fabs((double)map[y * width + x] - sum) < 1e-5, "[%ld,%ld] at %ld %ld",
+                      (long)h, (long)w, (long)y, (long)x);
+        }
+}
+
+Test(map, enlarges_like_torch) {
+    static const int64_t sizes[][4] = {{1, 1, 3, 4}, {2, 2, 4, 4}, {3, 5, 7, 11}, {7, 7, 224, 200},
+                                       {5, 4, 5, 4}, {9, 6, 4, 3}, {2, 3, 1, 1}};
+    for (int i = 0; i < 64; i++)
+        src[i] = (float)((13 * i + 5) % 17) - 8;
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
+        for (int corners = 0; corners < 2; corners++)
+            expect_enlarged(corners, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3]);
+}

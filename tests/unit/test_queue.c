@@ -285,6 +285,27 @@ Test(queue, requests_have_a_queue_of_their_own) {
     close_fixture(&f);
 }
 
+static pg_result *serve_one(fixture *f, uint64_t seq) {
+    pg_result *slot;
+    push(f, "cam0", seq);
+    cr_assert_eq(pop(f, 0, &slot, NULL), seq);
+    cr_assert(pg_wire_buffer_reserve(&slot->header, 100));
+    pg_queue_finish(f->queue, slot);
+    pg_queue_done(f->queue, pg_queue_next(f->queue, 0), 0);
+    return slot;
+}
+
+Test(queue, both_buffers_of_a_worker_grow_with_its_first_frames) {
+    fixture f = make(PG_POLICY_NEWEST, 8, 1);
+    open_fixture(&f);
+    cr_expect_neq(serve_one(&f, 0), serve_one(&f, 1));
+    uint64_t before = pg_mem_get_stats().allocations;
+    for (uint64_t seq = 2; seq < 10; seq++)
+        serve_one(&f, seq);
+    cr_expect_eq(pg_mem_get_stats().allocations, before);
+    close_fixture(&f);
+}
+
 Test(queue, nothing_is_allocated_once_the_stream_is_known) {
     fixture f = make(PG_POLICY_NEWEST, 8, 1);
     open_fixture(&f);

@@ -132,11 +132,11 @@ def test_publish_a_folder(tmp_path, capsys):
         Image.new("RGB", (6, 4), (n, 0, 0)).save(tmp_path / f"{n}.png")
     with Ingest(5) as ingest:
         status = cli.main(["publish", str(tmp_path), "--stream", "s", "--to", ingest.endpoint,
-                           "--fps", "200", "--loop", "--count", "5", "--target", "7"])
+                           "--fps", "200", "--loop", "--count", "5", "--target", "7", "--method", "ig"])
     frames = ingest.messages
     headers = [wire.unpack_header(f[1]) for f in frames]
     assert status == 0 and [h["seq"] for h in headers] == [0, 1, 2, 3, 4]
-    assert {(h["fmt"], h["w"], h["h"], h["target"]) for h in headers} == {("png", 6, 4, 7)}
+    assert {(h["fmt"], h["w"], h["h"], h["target"], h["method"]) for h in headers} == {("png", 6, 4, 7, "ig")}
     assert frames[0][2] == frames[3][2] != frames[1][2]
 
 
