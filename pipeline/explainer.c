@@ -14,7 +14,8 @@
 static bool wants_relevance(const pg_explain_options *o) {
     bool any = false;
     for (int i = -1; i < o->methods.count; i++) {
-        const pg_saliency *method = pg_saliency_find(i < 0 ? o->method : o->methods.items[i]);
+        const char *name = i < 0 ? o->method : o->methods.items[i];
+        const pg_saliency *method = name ? pg_saliency_find(name) : NULL;
         any = any || (method && method->kind == &pg_saliency_lrp);
     }
     return any;
