@@ -123,8 +123,9 @@ static void print_layers(const pg_bench_result *r) {
 
 void pg_bench_print(const pg_bench_result *r) {
     const pg_model_info *info = pg_model_get_info(r->model);
-    printf("%s: %.3f GFLOP, %d threads, %d runs after %d to warm up\n", info->path,
-           (double)info->flops * 1e-9, r->threads, r->runs, r->warm_up);
+    printf("%s: %.3f GFLOP in %s, %d threads, %d runs after %d to warm up\n", info->path,
+           (double)info->flops * 1e-9, pg_precision_name(info->precision), r->threads, r->runs,
+           r->warm_up);
     if (r->peak.f32_gflops > 0)
         printf("peak of these threads: %.0f GFLOP/s f32, %.0f bf16, memory %.1f GB/s\n",
                r->peak.f32_gflops, r->peak.bf16_gflops, r->peak.read_gbs);
@@ -190,6 +191,7 @@ pg_err pg_bench_print_json(const pg_bench_result *r, pg_diag *diag) {
     pg_json_string(&json, "model", info->path);
     pg_json_string(&json, "sha256", info->sha256_hex);
     pg_json_int(&json, "flops", (int64_t)info->flops);
+    pg_json_string(&json, "precision", pg_precision_name(info->precision));
     pg_json_int(&json, "threads", r->threads);
     pg_json_int(&json, "runs", r->runs);
     pg_json_int(&json, "warm_up", r->warm_up);

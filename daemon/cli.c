@@ -12,7 +12,7 @@
 #include "daemon/log.h"
 
 static const pg_command *const commands[] = {
-    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_bench,
+    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_evaluate, &pg_command_bench,
     &pg_command_serve,   &pg_command_check_config, &pg_command_version,
 };
 

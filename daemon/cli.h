@@ -51,7 +51,7 @@ struct pg_command {
 };
 
 extern const pg_command pg_command_explain, pg_command_calibrate, pg_command_inspect,
-    pg_command_bench, pg_command_check_config, pg_command_serve, pg_command_version;
+    pg_command_evaluate, pg_command_bench, pg_command_check_config, pg_command_serve, pg_command_version;
 
 /* The commands in the order of the help text; NULL beyond the last. */
 const pg_command *pg_cli_command(int index);

@@ -8,8 +8,8 @@
 #include "daemon/json.h"
 #include "daemon/progress.h"
 #include "kernels/mem.h"
-#include "pipeline/decode.h"
 #include "pipeline/file_io.h"
+#include "pipeline/frame_file.h"
 #include "pipeline/image_write.h"
 #include "pipeline/npy.h"
 
@@ -53,27 +53,11 @@ static pg_err read_input(pg_explain_job *job, pg_diag *diag) {
         return PG_EINPUT; /* the input is what is wrong, whatever the reason */
     if (err != PG_OK)
         return err;
-    *frame = (pg_frame){.target_class = -1, .label = -1};
+    err = pg_frame_of_file(job->file, job->file_size, frame, diag);
+    if (err != PG_OK)
+        return pg_fail_in(diag, err, "%s", path);
     strcpy(frame->stream, "input");
     frame->ts_ns = frame->arrival_ns = pg_clock_wall();
-    frame->pixels = (pg_bytes){job->file, job->file_size};
-    if (pg_npy_is(job->file, job->file_size)) {
-        pg_npy npy;
-        err = pg_npy_parse_input(job->file, job->file_size, &npy, diag);
-        if (err != PG_OK)
-            return pg_fail_in(diag, err, "%s", path);
-        frame->format = PG_FMT_F32CHW;
-        frame->height = npy.shape.dims[1];
-        frame->width = npy.shape.dims[2];
-        frame->pixels = (pg_bytes){npy.values, npy.bytes};
-        return PG_OK;
-    }
-    if (pg_bytes_are_jpeg(frame->pixels))
-        frame->format = PG_FMT_JPEG;
-    else if (pg_bytes_are_png(frame->pixels))
-        frame->format = PG_FMT_PNG;
-    else
-        return pg_fail(diag, PG_EINPUT, "%s: neither JPEG, PNG nor .npy", path);
     return PG_OK;
 }
 
@@ -242,6 +226,21 @@ static void json_map(pg_json *json, const pg_explanation *r) {
     pg_json_close(json, '}');
 }
 
+/* Every channel's relevance, and the most relevant ones. */
+static void json_concepts(pg_json *json, const pg_concepts *c) {
+    pg_json_open(json, "concepts", '{');
+    pg_json_string(json, "layer", c->layer);
+    pg_json_open(json, "top", '[');
+    for (int i = 0; i < c->n_top; i++)
+        pg_json_int(json, NULL, c->top[i]);
+    pg_json_close(json, ']');
+    pg_json_open(json, "relevance", '[');
+    for (int64_t k = 0; k < c->channels; k++)
+        pg_json_number(json, NULL, c->relevance[k]);
+    pg_json_close(json, ']');
+    pg_json_close(json, '}');
+}
+
 static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     const pg_explanation *r = &job->result;
     pg_json json = {0};
@@ -252,6 +251,8 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     json_classes(&json, r);
     json_prune(&json, r);
     json_map(&json, r);
+    if (r->concepts != NULL)
+        json_concepts(&json, r->concepts);
     pg_json_open(&json, "timing", '{');
     for (int i = 0; i < PG_STAGE_PUBLISH; i++)
         pg_json_int(&json, pg_stage_name((pg_stage)i), (int64_t)r->timing_ns[i]);
@@ -259,9 +260,10 @@ static pg_err print_json(const pg_explain_job *job, pg_diag *diag) {
     pg_json_close(&json, '}');
     const char *stats = pg_explainer_stats_sha256(job->explainer);
     pg_json_open(&json, "model", '{');
-    pg_json_string(&json, "sha256",
-                   pg_model_get_info(pg_explainer_model(job->explainer))->sha256_hex);
+    const pg_model_info *model = pg_model_get_info(pg_explainer_model(job->explainer));
+    pg_json_string(&json, "sha256", model->sha256_hex);
     pg_json_string(&json, "stats", stats[0] == '\0' ? NULL : stats);
+    pg_json_string(&json, "precision", pg_precision_name(model->precision));
     pg_json_close(&json, '}');
     pg_json_close(&json, '}');
     return pg_json_print(&json) ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");

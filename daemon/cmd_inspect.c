@@ -162,7 +162,8 @@ static void print_text(const pg_inspection *it) {
     printf("batch normalisation: %s\n", batch_norm_case(m));
     printf("pruned: %d of %d convolutions; by default %d\n", it->n_selected, m->n_convs,
            it->n_by_default);
-    printf("one forward: %.3f GFLOP\n", (double)m->flops * 1e-9);
+    printf("one forward: %.3f GFLOP, in %s\n", (double)m->flops * 1e-9,
+           pg_precision_name(m->precision));
     printf("memory: weights %.1f MB shared, %.1f MB for each worker\n",
            (double)m->weight_bytes * 1e-6, (double)m->session_bytes * 1e-6);
     print_convs(it);
@@ -195,6 +196,7 @@ static void json_model(pg_json *json, const pg_inspection *it) {
     for (int i = 0; i < m->n_outputs; i++)
         pg_json_string(json, NULL, m->outputs[i]);
     pg_json_close(json, ']');
+    pg_json_string(json, "precision", pg_precision_name(m->precision));
     pg_json_bool(json, "channels_last", m->channels_last);
     pg_json_bool(json, "input_bytes", m->input_bytes);
     pg_json_int(json, "nodes_in_file", m->nodes_in_file);

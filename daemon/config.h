@@ -97,7 +97,6 @@ typedef struct pg_config {
     pg_limits_config limits;
     int workers;
     /* Keys whose other values are not computed by this version: reading them is all there is. */
-    enum { PG_PRECISION_AUTO, PG_PRECISION_F32 } precision;
     enum { PG_COMPAT_NONE } compat;
     pg_http_config http;
     pg_team_wait wait;

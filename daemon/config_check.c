@@ -47,6 +47,30 @@ static pg_err check_stream(const pg_config_impl *impl, const pg_stream_config *s
     return PG_OK;
 }
 
+/* explain.methods, and after them what streams ask for. */
+static pg_err gather_methods(pg_config_impl *impl, pg_diag *diag) {
+    pg_config *c = &impl->config;
+    const pg_string_list named = c->explain.methods;
+    const char **all =
+        pg_pool_array(&impl->pool, (size_t)(named.count + c->n_streams + 1), sizeof *all);
+    if (all == NULL)
+        return pg_fail(diag, PG_ENOMEM, "out of memory while reading the configuration");
+    int n = 0;
+    for (int i = 0; i < named.count; i++) {
+        pg_err err = check_method(impl, "explain.methods", named.items[i], diag);
+        if (err != PG_OK)
+            return err;
+        all[n++] = named.items[i];
+    }
+    for (int i = -1; i < c->n_streams; i++) {
+        const char *method = i < 0 ? c->stream_default.method : c->streams[i].method;
+        if (method[0] != '\0')
+            all[n++] = method;
+    }
+    c->explain.methods = (pg_string_list){all, n};
+    return PG_OK;
+}
+
 /* Processors this process may run on. */
 static int processors(void) {
     cpu_set_t set;
@@ -75,7 +99,7 @@ pg_err pg_config_check(pg_config_impl *impl, pg_diag *diag) {
         err = check_stream(impl, &c->stream_default, diag);
     for (int i = 0; i < c->n_streams && err == PG_OK; i++)
         err = check_stream(impl, &c->streams[i], diag);
-    return err;
+    return err == PG_OK ? gather_methods(impl, diag) : err;
 }
 
 static pg_err check_file(const pg_config *config, const char *key, const char *path,

@@ -68,6 +68,8 @@ PG_CONFIG_READER(size);
 PG_CONFIG_READER(level);
 PG_CONFIG_READER(layers);
 PG_CONFIG_READER(list);
+PG_CONFIG_READER(methods);
+PG_CONFIG_READER(crp_channels);
 PG_CONFIG_READER(baseline);
 /* config_sockets.c */
 PG_CONFIG_READER(ingest);

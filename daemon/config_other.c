@@ -204,6 +204,22 @@ static pg_err channels(pg_config_impl *impl, const char *path, const pg_yaml *no
     return PG_OK;
 }
 
+PG_CONFIG_READER(methods) {
+    (void)key;
+    return pg_config_strings(impl, path, node, &((pg_config *)base)->explain.methods, diag);
+}
+
+PG_CONFIG_READER(crp_channels) {
+    (void)key;
+    pg_crp_options *crp = &((pg_config *)base)->explain.crp;
+    pg_channel_list list = {0};
+    bool none = node->kind == PG_YAML_LIST && node->count == 0;
+    pg_err err = none ? PG_OK : channels(impl, path, node, &list, diag);
+    crp->channels = list.channels;
+    crp->n_channels = list.count;
+    return err;
+}
+
 PG_CONFIG_READER(list) {
     (void)key;
     pg_prune_options *prune = &((pg_config *)base)->explain.prune;

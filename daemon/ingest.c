@@ -47,6 +47,7 @@ pg_err pg_ingest_run(pg_thread *thread) {
     pg_engine *e = thread->context;
     const pg_ingest_config *config = &e->config->ingest[thread->index];
     pg_socket *socket;
+    pg_thread_work_in_short_slices();
     pg_err err = open_socket(e, config, &socket, &thread->diag);
     if (err != PG_OK)
         return err;

@@ -48,6 +48,7 @@ static pg_err open_socket(pg_engine *e, pg_socket **socket, pg_diag *diag) {
 pg_err pg_publish_run(pg_thread *thread) {
     pg_engine *e = thread->context;
     pg_socket *socket;
+    pg_thread_work_in_short_slices();
     pg_err err = open_socket(e, &socket, &thread->diag);
     if (err != PG_OK)
         return err;

@@ -95,6 +95,7 @@ static void send_refusals(pg_engine *e, pg_socket *socket, pg_wire_buffer *buffe
 pg_err pg_rpc_run(pg_thread *thread) {
     pg_engine *e = thread->context;
     pg_socket *socket;
+    pg_thread_work_in_short_slices();
     pg_err err = open_socket(e, &socket, &thread->diag);
     if (err != PG_OK)
         return err;

@@ -44,6 +44,12 @@ pg_err pg_thread_start(pg_thread *thread, const char *name, int index, pg_thread
                        void *context, pg_diag *diag);
 void pg_thread_ready(pg_thread *thread);
 
+/* For a calling thread that moves messages: it and the threads it starts get the processor in short
+ * slices, and therefore soon after they are woken, though others (our own workers) compute without
+ * end: on busy processors a frame spent 1.5 to 2.5 ms between threads instead of 2.9 to 5.6.
+ * Linux 6.12; before that nothing changes. */
+void pg_thread_work_in_short_slices(void);
+
 /* Waits for the end of the thread, at most until `deadline` (pg_clock_wall). True: it is over (or
  * was never started). */
 bool pg_thread_join(pg_thread *thread, int64_t deadline);

@@ -59,7 +59,7 @@ typedef struct pg_wire_patches {
 /* What a result says beside the explanation itself. Strings are borrowed. */
 typedef struct pg_wire_context {
     const pg_explain_options *options;
-    const char *model_sha256, *stats_sha256;
+    const char *model_sha256, *stats_sha256, *precision;
     const pg_config *config; /* values of the method's own keys; NULL: they are left out */
 } pg_wire_context;
 

@@ -230,6 +230,20 @@ static void put_quality(msgpack_packer *p, const pg_quality *q, const pg_method_
     put_bool(p, q->degenerate);
 }
 
+/* The most relevant channels of CRP's layer. */
+static void put_concepts(msgpack_packer *p, const pg_concepts *c) {
+    put_text(p, "concepts");
+    msgpack_pack_map(p, 2);
+    put_key_text(p, "layer", c->layer);
+    put_text(p, "top");
+    msgpack_pack_array(p, (size_t)c->n_top);
+    for (int i = 0; i < c->n_top; i++) {
+        msgpack_pack_array(p, 2);
+        msgpack_pack_int64(p, c->top[i]);
+        put_real(p, c->relevance[c->top[i]]);
+    }
+}
+
 static void put_layers(msgpack_packer *p, const pg_explanation *e) {
     put_text(p, "prune");
     msgpack_pack_map(p, 1);
@@ -267,7 +281,8 @@ pg_err pg_wire_encode_header(const pg_frame *frame, const pg_explanation *explan
     msgpack_packer p;
     msgpack_packer_init(&p, &w, append);
     buffer->size = 0;
-    int optional = (frame->meta.data != NULL) + (frame->trace.data != NULL) + frame->has_decision;
+    int optional = (frame->meta.data != NULL) + (frame->trace.data != NULL) + frame->has_decision +
+                   (explanation->concepts != NULL);
     msgpack_pack_map(&p, (size_t)(14 + optional));
     put_frame(&p, &w, frame);                            /* v seq boot ts */
     put_classes(&p, explanation);                        /* top explained */
@@ -275,13 +290,16 @@ pg_err pg_wire_encode_header(const pg_frame *frame, const pg_explanation *explan
     put_params(&p, explanation, context);
     put_map(&p, explanation, scale, zero);
     put_quality(&p, &explanation->quality, &explanation->figures);
+    if (explanation->concepts != NULL)
+        put_concepts(&p, explanation->concepts);
     put_layers(&p, explanation);
     put_timing(&p, &w, explanation, patches);
     patches->age = put_later(&p, &w, "age");
     put_text(&p, "model");
-    msgpack_pack_map(&p, 2);
+    msgpack_pack_map(&p, 3);
     put_key_text(&p, "sha256", context->model_sha256);
     put_key_text(&p, "stats", context->stats_sha256);
+    put_key_text(&p, "precision", context->precision);
     if (frame->has_decision) {
         put_text(&p, "agrees");
         put_bool(&p, explanation->n_top > 0 &&

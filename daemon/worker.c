@@ -37,6 +37,7 @@ static pg_err fill_slot(pg_engine *engine, pg_pipeline *pipeline, const pg_messa
     pg_wire_context context = {.options = pg_explainer_options(engine->explainer),
                                .model_sha256 = model->sha256_hex,
                                .stats_sha256 = pg_explainer_stats_sha256(engine->explainer),
+                               .precision = pg_precision_name(model->precision),
                                .config = engine->config};
     double scale;
     int zero;

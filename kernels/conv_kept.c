@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "kernels/channel_bf16.h"
 #include "kernels/channel_ops.h"
 #include "kernels/mem.h"
 
@@ -25,7 +26,7 @@ enum {
 
 typedef struct entry {
     uint8_t *keep;  /* [channels] */
-    float *weights; /* [path.packed_bytes] */
+    void *weights;  /* [path.packed_bytes] */
     uint64_t used;  /* when: 0 of a mask that will not come again */
     bool filled;
 } entry;
@@ -49,10 +50,17 @@ static int64_t blocks(int64_t channels) { return (channels + BLOCK - 1) / BLOCK;
 
 /* ---- shared ---- */
 
+static size_t element(const pg_conv_kept *kept) {
+    return kept->bf16 ? sizeof(pg_bf16) : sizeof(float);
+}
+
 static bool copy_rows(pg_conv_kept *kept, const float *weights) {
-    kept->weight_bytes = (size_t)(kept->channels * kept->row) * sizeof(float);
+    int64_t count = kept->channels * kept->row;
+    kept->weight_bytes = (size_t)count * element(kept);
     kept->rows = pg_malloc(kept->weight_bytes);
-    if (kept->rows)
+    if (kept->rows && kept->bf16)
+        pg_bf16_round_all(count, weights, kept->rows);
+    else if (kept->rows)
         memcpy(kept->rows, weights, kept->weight_bytes);
     return kept->rows != NULL;
 }
@@ -62,21 +70,26 @@ static void plan(pg_conv_kept *kept) {
     kept->entries = fit < 1 ? 1 : fit > ENTRIES_MAX ? ENTRIES_MAX : (int)fit;
     kept->state_bytes = (size_t)kept->entries * kept->path.packed_bytes;
     size_t *end = &kept->scratch_bytes;
-    kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
-    kept->staging = take(end, capacity * (size_t)kept->row * sizeof(float));
+    kept->gradient = take(end, (size_t)kept->positions * capacity * element(kept));
+    kept->staging = take(end, capacity * (size_t)kept->row * element(kept));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
 
 pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
                          pg_diag *diag) {
     pg_conv_geometry g = *full->geometry;
-    *out = (pg_conv_kept){
-        .channels = g.out_c, .positions = g.out_h * g.out_w, .row = g.in_c * g.k_h * g.k_w};
+    *out = (pg_conv_kept){.channels = g.out_c,
+                           .positions = g.out_h * g.out_w,
+                           .row = g.in_c * g.k_h * g.k_w,
+                           .bf16 = full->bf16};
     if (g.groups != 1 || most < 1 || blocks(most) >= blocks(g.out_c))
         return PG_OK;
     g.out_c = blocks(most) * BLOCK;
-    const pg_conv_path_spec spec = {
-        .geometry = &g, .backward = true, .library_only = full->library_only};
+    const pg_conv_path_spec spec = {.geometry = &g,
+                                    .backward = true,
+                                    .library_only = full->library_only,
+                                    .bf16 = full->bf16,
+                                    .in_bf16 = full->bf16};
     pg_err err = pg_conv_path_make(&spec, &out->path, diag);
     if (!err && !copy_rows(out, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
@@ -114,7 +127,7 @@ pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, void *scratch,
     bool ok = s->index != NULL;
     for (int i = 0; i < kept->entries; i++)
         ok = alloc_entry(kept, &s->entries[i]) && ok;
-    const float *gradient = (const float *)(void *)(s->scratch + kept->gradient);
+    const void *gradient = s->scratch + kept->gradient;
     pg_err err = ok ? pg_conv_run_make(&kept->path, gradient, d_src, s->scratch + kept->scratch,
                                        &s->run, diag)
                     : pg_fail(diag, PG_ENOMEM, "out of memory");
@@ -159,16 +172,16 @@ bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, co
 
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
                    int64_t count, entry *e) {
-    float *staging = (float *)(void *)(s->scratch + kept->staging);
-    int64_t row = kept->row;
-    size_t bytes = (size_t)row * sizeof(float);
+    char *staging = s->scratch + kept->staging;
+    const char *rows = kept->rows;
+    size_t bytes = (size_t)kept->row * element(kept);
     e->filled = false; /* until it is whole */
-#pragma omp parallel for schedule(static) if (kept->capacity * row > PARALLEL_ROWS)
+#pragma omp parallel for schedule(static) if (kept->capacity * kept->row > PARALLEL_ROWS)
     for (int64_t k = 0; k < kept->capacity; k++)
         if (k < count)
-            memcpy(staging + k * row, kept->rows + s->index[k] * row, bytes);
+            memcpy(staging + (size_t)k * bytes, rows + (size_t)s->index[k] * bytes, bytes);
         else
-            memset(staging + k * row, 0, bytes);
+            memset(staging + (size_t)k * bytes, 0, bytes);
     pg_err err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
     if (err)
         return err;
@@ -193,7 +206,7 @@ static pg_err use(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t
 }
 
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
-                            int64_t count, bool lasting, float scale, const float *gradient) {
+                            int64_t count, bool lasting, float scale, const void *gradient) {
     int64_t k = 0;
     pg_assert(count <= kept->capacity);
     for (int64_t c = 0; c < kept->channels; c++)
@@ -203,7 +216,12 @@ pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, con
     pg_err err = use(kept, s, keep, count, lasting);
     if (err)
         return err;
-    pg_channel_gather(kept->positions, kept->channels, gradient, s->index, count, kept->capacity,
-                      scale, (float *)(void *)(s->scratch + kept->gradient));
+    void *gathered = s->scratch + kept->gradient;
+    if (kept->bf16)
+        pg_channel_gather_bf16(kept->positions, kept->channels, gradient, s->index, count,
+                               kept->capacity, scale, gathered);
+    else
+        pg_channel_gather(kept->positions, kept->channels, gradient, s->index, count,
+                          kept->capacity, scale, gathered);
     return pg_conv_run_execute(&kept->path, &s->run);
 }

@@ -20,7 +20,8 @@ typedef struct pg_conv_kept {
     size_t scratch_bytes; /* execute needs */
     pg_conv_path path;    /* out_c is capacity; without weights */
     int64_t channels, positions, row;  /* out_c, out_h out_w and in_c k_h k_w of the convolution */
-    float *rows;                       /* [channels, row] */
+    bool bf16;                         /* rows and gradients hold pg_bf16, not float */
+    void *rows;                        /* [channels, row] */
     int entries;                       /* masks a session remembers */
     size_t gradient, staging, scratch; /* where in scratch: [positions, capacity], [capacity, row],
                                           the library's */
@@ -46,10 +47,10 @@ void pg_conv_kept_unbind(pg_conv_kept_state **state); /* and nulls; accepts NULL
 bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *state,
                        const uint8_t *keep, int64_t count, bool lasting);
 
-/* d_src from scale * gradient [positions, channels] with the channels not in keep taken as 0. count
+/* d_src from scale * gradient [positions, channels] (of pg_bf16 if `full` said bf16) with the channels not in keep taken as 0. count
  * <= capacity; gradient is not in the scratch given to bind. Allocates nothing. */
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *state,
                             const uint8_t *keep, int64_t count, bool lasting, float scale,
-                            const float *gradient);
+                            const void *gradient);
 
 #endif

@@ -27,4 +27,7 @@ typedef struct pg_conv_kernel {
 /* Gradient of a network's first convolution with respect to the picture. */
 extern const pg_conv_kernel pg_conv_first_backward;
 
+/* Depthwise convolutions, 3, 5 or 7 wide; forward with bias and activation. */
+extern const pg_conv_kernel pg_conv_depthwise_forward, pg_conv_depthwise_backward;
+
 #endif

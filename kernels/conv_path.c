@@ -14,7 +14,8 @@
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
-static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first_backward};
+static const pg_conv_kernel *const own_kernels[] = {
+    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -34,20 +35,23 @@ static void free_mds(mds *m) {
     pg_md_free(&m->bias);
 }
 
-static pg_md weights_md(const pg_conv_geometry *g, bool plain) {
+static dnnl_data_type_t type_of(bool bf16) { return bf16 ? dnnl_bf16 : dnnl_f32; }
+
+static pg_md weights_md(const pg_conv_geometry *g, bool plain, bool bf16) {
     int64_t grouped[5] = {g->groups, g->out_c / g->groups, g->in_c / g->groups, g->k_h, g->k_w};
     int64_t dense[4] = {g->out_c, g->in_c, g->k_h, g->k_w};
     if (g->groups > 1)
-        return pg_md_create(5, grouped, plain ? dnnl_goihw : dnnl_format_tag_any);
-    return pg_md_create(4, dense, plain ? dnnl_oihw : dnnl_format_tag_any);
+        return pg_md_create_of(type_of(bf16), 5, grouped, plain ? dnnl_goihw : dnnl_format_tag_any);
+    return pg_md_create_of(type_of(bf16), 4, dense, plain ? dnnl_oihw : dnnl_format_tag_any);
 }
 
 static bool make_mds(const pg_conv_path_spec *spec, dnnl_format_tag_t tag, mds *m) {
     const pg_conv_geometry *g = spec->geometry;
     int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
-    *m = (mds){.src = pg_md_create(4, src, tag),
-               .dst = pg_md_create(4, dst, tag),
-               .weights = weights_md(g, false),
+    dnnl_data_type_t in = type_of(spec->bf16), out = type_of(spec->bf16 && spec->out_bf16);
+    *m = (mds){.src = pg_md_create_of(spec->backward ? out : in, 4, src, tag),
+               .dst = pg_md_create_of(spec->backward ? in : out, 4, dst, tag),
+               .weights = weights_md(g, false, spec->bf16),
                .bias = spec->bias ? pg_md_create(1, &g->out_c, dnnl_a) : NULL};
     if (m->src && m->dst && m->weights && (!spec->bias || m->bias))
         return true;
@@ -91,8 +95,10 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
     if (!status && !spec->backward)
         skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
+        const pg_conv_path_spec forward = {
+            .geometry = spec->geometry, .bf16 = spec->bf16, .out_bf16 = spec->bf16};
         dnnl_primitive_desc_t hint = NULL;
-        status = pg_dnnl_conv_forward(conv, m.src, m.weights, NULL, m.dst, attr, &hint);
+        status = describe(&forward, tag, &hint);
         if (!status)
             status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
         if (!status) /* while the hint lives: the library asks it again */
@@ -134,7 +140,8 @@ static bool adds_well(const_dnnl_primitive_desc_t pd) {
 }
 
 /* An addition is done by the library only where that costs no reorders: channels-last. */
-static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_primitive_desc_t *out) {
+static dnnl_status_t choose_sum(const pg_conv_path_spec *spec, bool *adds,
+                                dnnl_primitive_desc_t *out) {
     pg_conv_path_spec plain = *spec;
     *adds = false;
     plain.add = false;
@@ -152,9 +159,22 @@ static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_prim
     return choose_plain(&plain, out);
 }
 
+static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_primitive_desc_t *out) {
+    pg_conv_path_spec in_float = *spec;
+    in_float.bf16 = false;
+    dnnl_status_t status = choose_sum(spec, adds, out);
+    if (!spec->bf16 || (!status && !is_slow(*out)))
+        return status;
+    if (*out)
+        dnnl_primitive_desc_destroy(*out);
+    return choose_sum(&in_float, adds, out);
+}
+
+bool pg_conv_pays_bf16(const pg_conv_geometry *g) { return g->groups == 1 && g->in_c >= 16; }
+
 /* ---- making ---- */
 
-/* Float-to-float reorders need no scratch memory, so the default attributes do. */
+/* Reorders without scales need no scratch memory, so the default attributes do. */
 static dnnl_status_t make_reorder(pg_const_md from, pg_const_md to, dnnl_primitive_t *out) {
     dnnl_primitive_desc_t pd = NULL;
     dnnl_engine_t engine = pg_dnnl_engine();
@@ -167,8 +187,8 @@ static dnnl_status_t make_reorder(pg_const_md from, pg_const_md to, dnnl_primiti
 }
 
 /* Runs `reorder` once between two arrays. Both descriptors outlive the call. */
-static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md, const float *from,
-                                  pg_const_md to_md, float *to) {
+static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md, const void *from,
+                                  pg_const_md to_md, void *to) {
     dnnl_stream_t stream = NULL;
     dnnl_memory_t src = NULL, dst = NULL;
     dnnl_engine_t engine = pg_dnnl_engine();
@@ -195,7 +215,7 @@ static dnnl_status_t reorder_once(dnnl_primitive_t reorder, pg_const_md from_md,
 /* The way from plain weights to packed ones stays with paths whose weights come later. */
 static dnnl_status_t pack_weights(const pg_conv_path_spec *spec, pg_conv_path *path) {
     path->packed_bytes = dnnl_memory_desc_get_size(path->weights_md);
-    path->plain_md = weights_md(spec->geometry, true);
+    path->plain_md = weights_md(spec->geometry, true, spec->bf16 && !spec->weights);
     if (!path->plain_md)
         return dnnl_out_of_memory;
     dnnl_status_t status = make_reorder(path->plain_md, path->weights_md, &path->pack);
@@ -231,8 +251,8 @@ static dnnl_status_t copy_descriptors(const pg_conv_path_spec *spec, dnnl_primit
     int64_t src[4] = {1, g->in_c, g->in_h, g->in_w}, dst[4] = {1, g->out_c, g->out_h, g->out_w};
     bool back = spec->backward;
     path->backward = back;
-    path->our_in = pg_md_create(4, back ? dst : src, dnnl_nhwc);
-    path->our_out = pg_md_create(4, back ? src : dst, dnnl_nhwc);
+    path->our_in = pg_md_create_of(type_of(spec->in_bf16), 4, back ? dst : src, dnnl_nhwc);
+    path->our_out = pg_md_create_of(type_of(spec->out_bf16), 4, back ? src : dst, dnnl_nhwc);
     path->in = pg_md_clone(
         dnnl_primitive_desc_query_md(pd, back ? dnnl_query_diff_dst_md : dnnl_query_src_md, 0));
     path->out = pg_md_clone(
@@ -261,7 +281,8 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
 }
 
 static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
-    for (size_t i = 0; !spec->library_only && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+    bool allowed = !spec->library_only && !spec->bf16;
+    for (size_t i = 0; allowed && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
         if (own_kernels[i]->takes(spec))
             return own_kernels[i];
     return NULL;
@@ -342,7 +363,7 @@ static void add_arg(pg_conv_run *run, int id, dnnl_memory_t memory) {
     run->args[run->n_args++] = (dnnl_exec_arg_t){id, memory};
 }
 
-static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, float *out,
+static dnnl_status_t make_memories(const pg_conv_path *path, const void *in, void *out,
                                    char *scratch, pg_conv_run *run) {
     struct {
         bool wanted;
@@ -367,7 +388,7 @@ static dnnl_status_t make_memories(const pg_conv_path *path, const float *in, fl
     return status;
 }
 
-pg_err pg_conv_run_make(const pg_conv_path *path, const float *in, float *out, void *scratch,
+pg_err pg_conv_run_make(const pg_conv_path *path, const void *in, void *out, void *scratch,
                         pg_conv_run *run, pg_diag *diag) {
     if (path->own) {
         run->own_in = in;
@@ -426,28 +447,28 @@ static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, d
 }
 
 /* Pointing a memory somewhere makes the library clear the padding there: only when it changes. */
-static dnnl_status_t point(dnnl_memory_t memory, const float *data) {
+static dnnl_status_t point(dnnl_memory_t memory, const void *data) {
     void *now = NULL;
     dnnl_status_t status = dnnl_memory_get_data_handle(memory, &now);
     return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
 }
 
-pg_err pg_conv_run_read(pg_conv_run *run, const float *in) {
+pg_err pg_conv_run_read(pg_conv_run *run, const void *in) {
     run->own_in = in;
     if (!run->our_in)
         return PG_OK;
     return pg_dnnl_check(point(run->our_in, in), "convolution", NULL);
 }
 
-pg_err pg_conv_run_use(pg_conv_run *run, float *packed) {
+pg_err pg_conv_run_use(pg_conv_run *run, void *packed) {
     run->own_weights = packed;
     if (!run->weights)
         return PG_OK;
     return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
 }
 
-pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float *plain,
-                        float *packed) {
+pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
+                        void *packed) {
     if (path->own) {
         path->own->pack(&path->geometry, plain, packed);
         return pg_conv_run_use(run, packed);
@@ -464,8 +485,8 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const float 
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
     if (path->own) {
-        path->own->run(path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out,
-                                             run->own_scratch});
+        path->own->run(
+            path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out, run->own_scratch});
         return PG_OK;
     }
     dnnl_status_t status = dnnl_success;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "kernels/bf16.h"
 #include "kernels/mem.h"
 
 static dnnl_engine_t engine;
@@ -20,6 +21,11 @@ static void make_engine(void) {
 dnnl_engine_t pg_dnnl_engine(void) {
     pthread_once(&engine_once, make_engine);
     return engine;
+}
+
+bool pg_bf16_native(void) {
+    const unsigned wanted = dnnl_cpu_isa_avx512_core_bf16;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & wanted) == wanted;
 }
 
 static const char *status_text(dnnl_status_t status) {
@@ -89,11 +95,12 @@ dnnl_status_t pg_dnnl_attr(pg_const_md addend, pg_act act, float lo, float hi,
 
 #if DNNL_VERSION_MAJOR >= 3
 
-pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag) {
+pg_md pg_md_create_of(dnnl_data_type_t type, int n_dims, const int64_t *dims,
+                      dnnl_format_tag_t tag) {
     dnnl_dims_t padded;
     copy_dims(padded, n_dims, dims);
     pg_md md = NULL;
-    return dnnl_memory_desc_create_with_tag(&md, n_dims, padded, dnnl_f32, tag) ? NULL : md;
+    return dnnl_memory_desc_create_with_tag(&md, n_dims, padded, type, tag) ? NULL : md;
 }
 
 pg_md pg_md_clone(pg_const_md md) {
@@ -126,11 +133,12 @@ dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
 
 #else
 
-pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag) {
+pg_md pg_md_create_of(dnnl_data_type_t type, int n_dims, const int64_t *dims,
+                      dnnl_format_tag_t tag) {
     dnnl_dims_t padded;
     copy_dims(padded, n_dims, dims);
     pg_md md = pg_malloc(sizeof *md);
-    if (md && dnnl_memory_desc_init_by_tag(md, n_dims, padded, dnnl_f32, tag))
+    if (md && dnnl_memory_desc_init_by_tag(md, n_dims, padded, type, tag))
         pg_md_free(&md);
     return md;
 }
@@ -178,4 +186,8 @@ bool pg_dnnl_next(dnnl_primitive_desc_t *pd) {
     (void)pd;
     return false;
 #endif
+}
+
+pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag) {
+    return pg_md_create_of(dnnl_f32, n_dims, dims, tag);
 }

@@ -32,8 +32,10 @@ dnnl_engine_t pg_dnnl_engine(void);
 /* PG_OK for dnnl_success; otherwise PG_ENOMEM or PG_EFAIL with "<what>: <the status in words>". */
 pg_err pg_dnnl_check(dnnl_status_t status, const char *what, pg_diag *diag);
 
-/* A new float32 descriptor, or NULL. The caller frees it with pg_md_free. */
+/* A new descriptor, of float32 or of `type`, or NULL. The caller frees it with pg_md_free. */
 pg_md pg_md_create(int n_dims, const int64_t *dims, dnnl_format_tag_t tag);
+pg_md pg_md_create_of(dnnl_data_type_t type, int n_dims, const int64_t *dims,
+                      dnnl_format_tag_t tag);
 pg_md pg_md_clone(pg_const_md md);
 void pg_md_free(pg_md *md); /* frees and nulls; accepts NULL */
 

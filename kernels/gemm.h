@@ -5,6 +5,8 @@
 
 #include "kernels/op.h"
 
+struct pg_linear; /* relevance.h */
+
 enum { PG_GEMM_BATCH_RANK = PG_MAX_RANK - 1 };
 
 /* Y = alpha A' B' + beta C, for every index of the batch axes. Shapes have been checked. */
@@ -26,6 +28,14 @@ typedef struct pg_gemm_spec {
 /* A at run time, B constant and two-dimensional: a fully connected layer. */
 pg_err pg_gemm_dense_create(const pg_op_def *def, const pg_gemm_spec *spec, const pg_shape *dst,
                             pg_op **out, pg_diag *diag);
+
+/* True for operators that pg_gemm_dense_create made. */
+bool pg_gemm_is_dense(const pg_op *op);
+
+/* Between create and prepare: a fully connected layer as relevance.h takes it, a convolution of 1x1
+ * over M places, copied (pg_linear_free). PG_EMODEL where it is none: A transposed, or C with a row
+ * for each of Y's or computed. On failure nothing is left behind. */
+pg_err pg_gemm_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
 
 /* At least one of A and B at run time; gradients for both. */
 pg_err pg_gemm_product_create(const pg_op_def *def, const pg_gemm_spec *spec, const pg_shape *dst,

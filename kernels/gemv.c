@@ -8,17 +8,31 @@
  * columns of d_x stay in the first-level cache while the rows stream by. */
 enum { LANES = 64, ROWS = 16, BLOCK = 2048, SMALL = 32768 };
 
-PG_CLONES static void dot_rows(int64_t first, int64_t last, int64_t cols, const float *w,
+/* The loops are written once; TYPED compiles them per type of weights and instruction set. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define TYPED(name, parameters, ...)                                                               \
+    PG_CLONES static void name##_f32 parameters { name##_of(false, __VA_ARGS__); }                 \
+    PG_CLONES static void name##_bf16 parameters { name##_of(true, __VA_ARGS__); }
+
+ALWAYS_INLINE float weight(bool bf16, const void *w, int64_t i) {
+    return bf16 ? pg_bf16_widen(((const pg_bf16 *)w)[i]) : ((const float *)w)[i];
+}
+
+ALWAYS_INLINE const void *from(bool bf16, const void *w, int64_t i) {
+    return (const char *)w + i * (int64_t)(bf16 ? sizeof(pg_bf16) : sizeof(float));
+}
+
+ALWAYS_INLINE void dot_rows_of(bool bf16, int64_t first, int64_t last, int64_t cols, const void *w,
                                const float *x, const float *bias, float *y) {
     for (int64_t n = first; n < last; n++) {
-        const float *row = w + n * cols;
+        const void *row = from(bf16, w, n * cols);
         float sum[LANES] = {0};
         int64_t k = 0;
         for (; k + LANES <= cols; k += LANES)
             for (int j = 0; j < LANES; j++)
-                sum[j] += row[k + j] * x[k + j];
+                sum[j] += weight(bf16, row, k + j) * x[k + j];
         for (; k < cols; k++)
-            sum[k % LANES] += row[k] * x[k];
+            sum[k % LANES] += weight(bf16, row, k) * x[k];
         for (int half = LANES / 2; half > 0; half /= 2)
             for (int j = 0; j < half; j++)
                 sum[j] += sum[j + half];
@@ -26,27 +40,36 @@ PG_CLONES static void dot_rows(int64_t first, int64_t last, int64_t cols, const 
     }
 }
 
-void pg_gemv(int64_t rows, int64_t cols, const float *w, const float *x, const float *bias,
-             float *y) {
+TYPED(dot_rows, (int64_t first, int64_t last, int64_t cols, const void *w, const float *x,
+                 const float *bias, float *y), first, last, cols, w, x, bias, y)
+
+void pg_gemv(int64_t rows, int64_t cols, const void *w, bool bf16, const float *x,
+             const float *bias, float *y) {
 #pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t n = 0; n < rows; n += ROWS)
-        dot_rows(n, n + ROWS < rows ? n + ROWS : rows, cols, w, x, bias, y);
+        (bf16 ? dot_rows_bf16 : dot_rows_f32)(n, n + ROWS < rows ? n + ROWS : rows, cols, w, x,
+                                              bias, y);
 }
 
 /* Two rows at a time halve the traffic on d_x. */
-PG_CLONES static void add_rows(int64_t count, float d0, const float *w0, float d1, const float *w1,
-                               float *d_x) {
+ALWAYS_INLINE void add_rows_of(bool bf16, int64_t count, float d0, const void *w0, float d1,
+                               const void *w1, float *d_x) {
     for (int64_t k = 0; k < count; k++)
-        d_x[k] += d0 * w0[k] + d1 * w1[k];
+        d_x[k] += d0 * weight(bf16, w0, k) + d1 * weight(bf16, w1, k);
 }
 
-PG_CLONES static void add_row(int64_t count, float d, const float *w, float *d_x) {
+TYPED(add_rows, (int64_t count, float d0, const void *w0, float d1, const void *w1, float *d_x),
+      count, d0, w0, d1, w1, d_x)
+
+ALWAYS_INLINE void add_row_of(bool bf16, int64_t count, float d, const void *w, float *d_x) {
     for (int64_t k = 0; k < count; k++)
-        d_x[k] += d * w[k];
+        d_x[k] += d * weight(bf16, w, k);
 }
+
+TYPED(add_row, (int64_t count, float d, const void *w, float *d_x), count, d, w, d_x)
 
 static void transposed_block(int64_t rows, int64_t cols, int64_t first, int64_t count,
-                             const float *w, const float *d_y, float *d_x) {
+                             const void *w, bool bf16, const float *d_y, float *d_x) {
     int64_t waiting = -1; /* a row that still looks for its partner */
     memset(d_x + first, 0, (size_t)count * sizeof *d_x);
     for (int64_t n = 0; n < rows; n++) {
@@ -56,18 +79,21 @@ static void transposed_block(int64_t rows, int64_t cols, int64_t first, int64_t 
             waiting = n;
             continue;
         }
-        add_rows(count, d_y[waiting], w + waiting * cols + first, d_y[n], w + n * cols + first,
-                 d_x + first);
+        (bf16 ? add_rows_bf16 : add_rows_f32)(
+            count, d_y[waiting], from(bf16, w, waiting * cols + first), d_y[n],
+            from(bf16, w, n * cols + first), d_x + first);
         waiting = -1;
     }
     if (waiting >= 0)
-        add_row(count, d_y[waiting], w + waiting * cols + first, d_x + first);
+        (bf16 ? add_row_bf16 : add_row_f32)(count, d_y[waiting],
+                                            from(bf16, w, waiting * cols + first), d_x + first);
 }
 
-void pg_gemv_transposed(int64_t rows, int64_t cols, const float *w, const float *d_y, float *d_x) {
+void pg_gemv_transposed(int64_t rows, int64_t cols, const void *w, bool bf16, const float *d_y,
+                        float *d_x) {
     /* Small layers get narrower blocks, so that every thread has some. */
     int64_t block = cols >= 8 * BLOCK ? BLOCK : 256;
 #pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t k = 0; k < cols; k += block)
-        transposed_block(rows, cols, k, k + block < cols ? block : cols - k, w, d_y, d_x);
+        transposed_block(rows, cols, k, k + block < cols ? block : cols - k, w, bf16, d_y, d_x);
 }

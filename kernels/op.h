@@ -153,6 +153,7 @@ struct pg_op {
     pg_layout_policy layouts; /* (create) */
     bool alias;     /* (create; or the planner, see same_bytes) dst[0] is src[0] under another shape (Reshape, Identity): the
                        planner shares the memory, forward and backward are never called */
+    bool bf16_forward, bf16_backward; /* (before prepare) products may be of bfloat16 (bf16.h) */
     bool relu;      /* (create; or the optimiser) dst[0] comes out of a ReLU, or of a Clip from 0 on */
     bool keeps_src; /* (create) backward reads src */
     bool keeps_dst; /* (create) backward reads dst */

@@ -23,16 +23,18 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/channel_bf16.h"
 #include "kernels/channel_ops.h"
 #include "kernels/conv_geometry.h"
 #include "kernels/conv_kept.h"
 #include "kernels/conv_path.h"
 #include "kernels/defect.h"
 #include "kernels/mem.h"
+#include "kernels/relevance.h"
 
 /* Where in scratch backward keeps what, in bytes. */
 typedef struct backward_layout {
-    size_t gradient; /* float [positions, out_c]: dL/dy */
+    size_t gradient; /* float or pg_bf16 [positions, out_c]: dL/dy */
     size_t weights;  /* double [2, out_c]: what the group sums multiply with */
     size_t sums;     /* double [2, positions]: S_H, S_L */
     size_t factors;  /* float [out_c] */
@@ -49,6 +51,7 @@ typedef struct conv_op {
     float lo, hi;
     bool skip; /* src[1] is added before the activation */
     bool want_gap, library_only;
+    bool bf16; /* backward multiplies bfloat16 */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -202,18 +205,39 @@ static bool fold(const conv_op *conv, float **weights, float **bias) {
     if (!*weights || !*bias)
         return false;
     for (int64_t c = 0; c < g->out_c; c++) {
-        double s = (double)conv->bn_scale[c];
+        double s = conv->bn_scale ? (double)conv->bn_scale[c] : 1.0;
+        double t = conv->bn_shift ? (double)conv->bn_shift[c] : 0.0;
         double b = conv->bias ? (double)conv->bias->f[c] : 0.0;
-        (*bias)[c] = (float)(s * b + (double)conv->bn_shift[c]);
+        (*bias)[c] = (float)(s * b + t);
         for (int64_t i = c * per_channel; i < (c + 1) * per_channel; i++)
             (*weights)[i] = (float)(s * (double)conv->weights->f[i]);
     }
     return true;
 }
 
+pg_act pg_conv_act(const pg_op *op, float *lo, float *hi) {
+    pg_assert(pg_op_is_conv(op));
+    pg_act_range range = act_range((const conv_op *)op);
+    *lo = range.lo;
+    *hi = range.hi;
+    return ((const conv_op *)op)->act;
+}
+
+pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
+    pg_assert(pg_op_is_conv(op));
+    const conv_op *conv = (const conv_op *)op;
+    *out = (pg_linear){.geometry = conv->geometry, .library_only = conv->library_only};
+    if (fold(conv, &out->weights, &out->bias))
+        return PG_OK;
+    pg_linear_free(out);
+    return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
+}
+
 static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     float *weights = NULL, *bias = NULL;
     pg_err err = PG_OK;
+    bool pays = pg_conv_pays_bf16(&conv->geometry);
+    conv->bf16 = conv->op.bf16_backward && pays;
     if (conv->bn_scale && !fold(conv, &weights, &bias))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     pg_conv_path_spec spec = {
@@ -227,10 +251,12 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .lo = conv->lo,
         .hi = conv->hi,
         .library_only = conv->library_only,
+        .bf16 = conv->op.bf16_forward && pays,
     };
     if (!err)
         err = pg_conv_path_make(&spec, &conv->forward, diag);
     spec.backward = true;
+    spec.bf16 = spec.in_bf16 = conv->bf16;
     if (!err)
         err = pg_conv_path_make(&spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
@@ -262,7 +288,8 @@ static size_t take(size_t *end, size_t bytes) {
 static void plan_scratch(conv_op *conv) {
     size_t positions = (size_t)positions_of(conv), channels = (size_t)conv->geometry.out_c;
     backward_layout *s = &conv->scratch;
-    s->gradient = take(&s->end, positions * channels * sizeof(float));
+    s->gradient =
+        take(&s->end, positions * channels * (conv->bf16 ? sizeof(pg_bf16) : sizeof(float)));
     s->weights = take(&s->end, 2 * channels * sizeof(double));
     s->sums = take(&s->end, 2 * positions * sizeof(double));
     s->factors = take(&s->end, channels * sizeof(float));
@@ -331,8 +358,8 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
         err = pg_conv_run_add(&conv->forward, &s->forward, io->src[1], diag);
     if (!err && io->d_src && io->d_src[0]) {
         char *rest = scratch + conv->scratch.path;
-        err =
-            pg_conv_run_make(&conv->backward, io->d_dst[0], io->d_src[0], rest, &s->backward, diag);
+        const void *in = conv->bf16 ? scratch + conv->scratch.gradient : (const void *)io->d_dst[0];
+        err = pg_conv_run_make(&conv->backward, in, io->d_src[0], rest, &s->backward, diag);
         if (!err && conv->kept.capacity)
             err = pg_conv_kept_bind(&conv->kept, io->d_src[0], rest, &s->kept, diag);
     }
@@ -374,8 +401,22 @@ static const float *pass_on(const conv_op *conv, const pg_op_io *io) {
     return io->d_dst[0];
 }
 
+/* What is multiplied with bfloat16 is rounded in scratch; the skip gets it as it is. */
+static pg_bf16_gradient rounded(const conv_op *conv, const pg_op_io *io) {
+    return (pg_bf16_gradient){.d_dst = io->d_dst[0],
+                              .dst = conv->act == PG_ACT_NONE ? NULL : io->dst[0],
+                              .act = act_range(conv),
+                              .out = at(io, conv->scratch.gradient),
+                              .skip = conv->skip ? io->d_src[1] : NULL};
+}
+
 /* dL/dy: the output's gradient, or what the activation lets through of it. */
-static const float *through_activation(const conv_op *conv, const pg_op_io *io) {
+static const void *through_activation(const conv_op *conv, const pg_op_io *io) {
+    if (conv->bf16) {
+        pg_bf16_gradient gradient = rounded(conv, io);
+        pg_channel_gradient_bf16(positions_of(conv), conv->geometry.out_c, &gradient);
+        return gradient.out;
+    }
     if (conv->act == PG_ACT_NONE)
         return pass_on(conv, io);
     float *gradient = gradient_place(conv, io);
@@ -385,40 +426,50 @@ static const float *through_activation(const conv_op *conv, const pg_op_io *io) 
 }
 
 /* The same, and in the same pass S_H, S_L and their moments. */
-static const float *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
+static const void *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     double *high = at(io, conv->scratch.weights), *low = high + channels;
     double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
-    float *gradient = gradient_place(conv, io);
+    const void *gradient = conv->act == PG_ACT_NONE ? io->d_dst[0] : gradient_place(conv, io);
     bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
     for (int64_t c = 0; c < channels; c++) {
         double s = scaled ? (double)conv->bn_scale[c] : 1.0;
         high[c] = io->prune->keep[c] ? s : 0.0;
         low[c] = io->prune->keep[c] ? 0.0 : s;
     }
-    if (conv->act == PG_ACT_NONE)
-        pg_channel_group_sums(positions, channels, io->d_dst[0], high, low, s_high, s_low);
-    else
+    if (conv->bf16) {
+        pg_bf16_gradient how = rounded(conv, io);
+        pg_channel_gradient_sums_bf16(positions, channels, &how, high, low, s_high, s_low);
+        gradient = how.out;
+    } else if (conv->act == PG_ACT_NONE) {
+        pg_channel_group_sums(positions, channels, gradient, high, low, s_high, s_low);
+        pass_on(conv, io);
+    } else {
         pg_channel_act_group_sums(positions, channels, io->d_dst[0], io->dst[0], act_range(conv),
-                                  high, low, gradient, s_high, s_low);
+                                  high, low, gradient_place(conv, io), s_high, s_low);
+    }
     pg_channel_moments(positions, s_high, s_low, moments);
-    return conv->act == PG_ACT_NONE ? pass_on(conv, io) : gradient;
+    return gradient;
 }
 
 /* d_src from dL/dy over all channels. */
-static pg_err run_all(const conv_op *conv, const pg_op_io *io, const float *gradient) {
+static pg_err run_all(const conv_op *conv, const pg_op_io *io, const void *gradient) {
     conv_state *state = io->state;
     pg_err err = pg_conv_run_read(&state->backward, gradient);
     return err ? err : pg_conv_run_execute(&conv->backward, &state->backward);
 }
 
 /* The gradient in scratch, its groups multiplied by high and low. */
-static const float *scale_groups(const conv_op *conv, const pg_op_io *io, const float *gradient,
-                                 float high, float low) {
+static const void *scale_groups(const conv_op *conv, const pg_op_io *io, const void *gradient,
+                                float high, float low) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
     float *factors = at(io, conv->scratch.factors), *out = at(io, conv->scratch.gradient);
     for (int64_t c = 0; c < channels; c++)
         factors[c] = io->prune->keep[c] ? high : low;
+    if (conv->bf16) {
+        pg_channel_scale_bf16(positions, channels, factors, at(io, conv->scratch.gradient));
+        return gradient;
+    }
     pg_channel_affine(positions, channels, gradient, factors, NULL, out);
     if (pg_defect("leak"))
         memcpy(conv->skip ? io->d_src[1] : (float *)io->d_dst[0], out,
@@ -436,7 +487,7 @@ static pg_err backward_pruned(const conv_op *conv, const pg_op_io *io) {
     pg_group_moments moments;
     for (int64_t c = 0; c < channels; c++)
         count += prune->keep[c] != 0;
-    const float *gradient = measure(conv, io, &moments);
+    const void *gradient = measure(conv, io, &moments);
     if (!prune->weigh(prune->user, &moments, &high, &low) || count == channels)
         return run_all(conv, io, gradient);
     if (low == 0.0f && state->kept && !pg_defect("leak") &&

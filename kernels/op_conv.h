@@ -11,6 +11,8 @@
 
 #include "kernels/op.h"
 
+struct pg_linear; /* relevance.h */
+
 /* Activations whose derivative can be read off their output. */
 typedef enum pg_act { PG_ACT_NONE, PG_ACT_RELU, PG_ACT_CLIP } pg_act;
 
@@ -41,6 +43,13 @@ void pg_conv_want_gap(pg_op *op);
  * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
  * take the long one. Costs a copy of the weights. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
+
+/* The activation that was absorbed, with the bounds it clamps to: -inf and inf where it has none. */
+pg_act pg_conv_act(const pg_op *op, float *lo, float *hi);
+
+/* Between create and prepare: the layer as relevance.h takes it, batch normalisation inside, copied
+ * (pg_linear_free). On failure nothing is left behind. */
+pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
 
 /* Between create and prepare: no kernels of our own (conv_kernel.h). */
 void pg_conv_library_only(pg_op *op);

@@ -72,9 +72,13 @@ static pg_err keep_bias(transpose_op *t, pg_diag *diag) {
 static pg_err prepare(pg_op *op, pg_diag *diag) {
     transpose_op *t = (transpose_op *)op;
     pg_conv_path_spec spec = {
-        .geometry = &t->geometry, .weights = t->weights->f, .act = PG_ACT_NONE};
+        .geometry = &t->geometry,
+        .weights = t->weights->f,
+        .act = PG_ACT_NONE,
+        .bf16 = op->bf16_backward && pg_conv_pays_bf16(&t->geometry)};
     pg_err err = pg_conv_path_make(&spec, &t->backward, diag);
     spec.backward = true; /* the convolution's, which is this node's forward */
+    spec.bf16 = op->bf16_forward && pg_conv_pays_bf16(&t->geometry);
     if (!err)
         err = pg_conv_path_make(&spec, &t->forward, diag);
     if (!err && t->bias)

@@ -11,7 +11,7 @@
 #include "pipeline/explainer.h"
 #include "pipeline/file_io.h"
 #include "pipeline/file_list.h"
-#include "pipeline/npy.h"
+#include "pipeline/frame_file.h"
 #include "pipeline/preprocess.h"
 #include "pipeline/sha256.h"
 
@@ -58,7 +58,9 @@ static pg_err check_folders(const job *j, pg_diag *diag) {
 
 static pg_err open_model(job *j, pg_diag *diag) {
     const pg_explain_options *o = j->options->explain;
-    pg_err err = pg_explainer_open_model(o, NULL, &j->model, diag);
+    pg_explain_options exact = *o; /* one statistics file serves both precisions */
+    exact.precision = PG_PRECISION_F32;
+    pg_err err = pg_explainer_open_model(&exact, NULL, &j->model, diag);
     if (err)
         return err;
     j->info = pg_model_get_info(j->model);
@@ -104,31 +106,9 @@ static pg_err make_ready(job *j, pg_diag *diag) {
                                    j->info->sha256, &j->stats, diag);
 }
 
-/* The bytes of a file as a frame; by its first bytes, not by its name. */
-static pg_err frame_of(const uint8_t *data, size_t size, pg_frame *frame, pg_diag *diag) {
-    *frame = (pg_frame){.pixels = {data, size}, .target_class = -1, .label = -1};
-    if (pg_bytes_are_jpeg(frame->pixels)) {
-        frame->format = PG_FMT_JPEG;
-    } else if (pg_bytes_are_png(frame->pixels)) {
-        frame->format = PG_FMT_PNG;
-    } else if (pg_npy_is(data, size)) {
-        pg_npy array;
-        pg_err err = pg_npy_parse_input(data, size, &array, diag);
-        if (err)
-            return err;
-        frame->format = PG_FMT_F32CHW;
-        frame->height = array.shape.dims[1];
-        frame->width = array.shape.dims[2];
-        frame->pixels = (pg_bytes){array.values, array.bytes};
-    } else {
-        return pg_fail(diag, PG_EINPUT, "is neither JPEG, PNG nor .npy");
-    }
-    return PG_OK;
-}
-
 static pg_err feed(job *j, const uint8_t *data, size_t size, pg_diag *diag) {
     pg_frame frame;
-    pg_err err = frame_of(data, size, &frame, diag);
+    pg_err err = pg_frame_of_file(data, size, &frame, diag);
     if (err)
         return err;
     pg_layout layout = j->pass.layout;

@@ -5,8 +5,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/bf16.h"
 #include "kernels/mem.h"
 #include "pipeline/sha256.h"
+
+/* Modified weights take memory and time to load, and additions by themselves time to run: for those
+ * who may ask for relevance. */
+static bool wants_relevance(const pg_explain_options *o) {
+    bool any = false;
+    for (int i = -1; i < o->methods.count; i++) {
+        const pg_saliency *method = pg_saliency_find(i < 0 ? o->method : o->methods.items[i]);
+        any = any || (method && method->kind == &pg_saliency_lrp);
+    }
+    return any;
+}
 
 pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *refusals,
                                pg_model **out, pg_diag *diag) {
@@ -14,18 +26,26 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .output = options->output,
                                   .class_axis = options->class_axis,
                                   .watch = options->cam_layer,
+                                  .shuffled_layers = options->shuffled_layers,
                                   .input_name = options->input_name,
                                   .inputs = options->inputs,
                                   .n_inputs = options->n_inputs,
                                   .refusals = refusals,
                                   .height = options->input.height,
                                   .width = options->input.width,
+                                  .precision = options->precision,
                                   .fuse_add = options->fuse_add,
+                                  .relevance = wants_relevance(options),
                                   .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
+    if (options->precision > PG_PRECISION_F32 && !pg_bf16_native())
+        return pg_fail(diag, PG_ECONFIG,
+                       "model.precision: %s needs a processor with bfloat16 instructions "
+                       "(AVX512_BF16), and this one has none; say auto or f32",
+                       pg_precision_name(options->precision));
     if (!options->model_path || options->model_path[0] == '\0')
         return pg_fail(diag, PG_ECONFIG, "model.path is not set: which ONNX file?");
     return pg_model_open(&how, out, diag);
@@ -126,6 +146,38 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
     return PG_OK;
 }
 
+/* What black and white become before the network: method.md 10, the box of ZBox. */
+static pg_lrp_options with_box(const pg_explainer *e) {
+    pg_lrp_options lrp = e->options->lrp;
+    pg_input_options input = pg_explainer_input(e->options, e->info);
+    for (int c = 0; c < 3; c++) {
+        lrp.low[c] = (0.0f - input.mean[c]) / input.std[c];
+        lrp.high[c] = (255.0f * input.scale - input.mean[c]) / input.std[c];
+    }
+    return lrp;
+}
+
+static pg_err want_relevance(pg_explainer *e, pg_diag *diag) {
+    e->lrp = with_box(e);
+    return wants_relevance(e->options) ? pg_model_want_relevance(e->model, &e->lrp, diag)
+                                               : PG_OK;
+}
+
+static void find_crp_layer(pg_explainer *e) {
+    pg_diag why = {"crp.layer is not set: which layer's channels?"};
+    const pg_crp_options *crp = &e->options->crp;
+    e->crp.node = -1;
+    if (crp->layer && crp->layer[0] && pg_model_find_layer(e->model, crp->layer, &e->crp, &why))
+        e->crp.node = -1;
+    for (int i = 0; e->crp.node >= 0 && i < crp->n_channels; i++)
+        if (crp->channels[i] >= e->crp.channels) {
+            e->crp.node = -1;
+            pg_fail(&why, PG_ECONFIG, "crp.channels: '%s' has no channel %" PRId64 ", it has %" PRId64,
+                    crp->layer, crp->channels[i], e->crp.channels);
+        }
+    snprintf(e->cannot_crp, sizeof e->cannot_crp, "%.*s", (int)sizeof e->cannot_crp - 1, why.text);
+}
+
 static pg_err check_method(const pg_explainer *e, const pg_saliency *method, pg_diag *diag) {
     if (method->prunes && !e->can_prune)
         return pg_fail(diag, PG_ECONFIG, "method '%s': %s", method->name, e->cannot_prune);
@@ -141,6 +193,12 @@ static pg_err prepare(pg_explainer *e, pg_diag *diag) {
             gap[e->layers.convs[i]] = true;
     pg_err err = pg_model_prepare(e->model, gap, true, diag);
     pg_free(gap);
+    if (err)
+        return err;
+    find_crp_layer(e);
+    err = check_method(e, e->method, diag); /* some can only tell now */
+    for (int i = 0; !err && i < e->options->methods.count; i++)
+        err = check_method(e, pg_saliency_find(e->options->methods.items[i]), diag);
     return err;
 }
 
@@ -150,6 +208,10 @@ static pg_err fill(pg_explainer *e, pg_diag *diag) {
     if (!e->method)
         return pg_fail(diag, PG_ECONFIG, "explain.method: there is no method '%s'", o->method);
     pg_err err = check_numbers(o, diag);
+    for (int i = 0; !err && i < o->methods.count; i++)
+        if (!pg_saliency_find(o->methods.items[i]))
+            err = pg_fail(diag, PG_ECONFIG, "explain.methods: there is no method '%s'",
+                          o->methods.items[i]);
     if (err || (err = pg_explainer_open_model(o, NULL, &e->model, diag)))
         return err;
     e->info = pg_model_get_info(e->model);
@@ -165,7 +227,7 @@ static pg_err fill(pg_explainer *e, pg_diag *diag) {
                        o->target, e->info->classes);
     if ((err = pg_layers_choose(&o->prune, e->info->convs, e->info->n_convs, &e->layers, diag)) ||
         (err = load_stats(e, diag)) || (err = try_pruning(e, diag)) ||
-        (err = check_method(e, e->method, diag)))
+        (err = want_relevance(e, diag)) || (err = check_method(e, e->method, diag)))
         return err;
     return prepare(e, diag);
 }

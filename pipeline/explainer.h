@@ -4,6 +4,7 @@
 #define PG_PIPELINE_EXPLAINER_H
 
 #include "pipeline/labels.h"
+#include "pipeline/lrp.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/saliency.h"
 
@@ -19,6 +20,9 @@ struct pg_explainer {
     bool can_prune;
     char cannot_prune[512]; /* why not */
     const pg_saliency *method;
+    pg_lrp_options lrp;   /* with the box of the input */
+    pg_crp_layer crp;     /* node -1: cannot_crp says why */
+    char cannot_crp[512];
     pg_head head;
     int64_t target; /* -1: top1 */
 };

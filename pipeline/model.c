@@ -11,6 +11,7 @@
 #include "pipeline/onnx_import.h"
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
+#include "pipeline/shuffle.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -46,9 +47,12 @@ static pg_err import(pg_model *model, const pg_model_options *options, pg_span f
                      .load = &model->load, .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
+        err = pg_shuffle_last(&model->graph, options->shuffled_layers, &model->load, diag);
+    if (err == PG_OK)
         err = pg_watch_named(&model->graph, options->watch, diag);
     if (err == PG_OK)
-        err = pg_optimise(&model->graph, &model->load, options->fuse_add, diag);
+        err = pg_optimise(&model->graph, &model->load, options->fuse_add && !options->relevance,
+                          !options->relevance, diag);
     if (err != PG_OK)
         return pg_fail_in(diag, err, "%s", options->path);
     pg_model_info *info = &model->info;
@@ -101,7 +105,8 @@ static pg_err index_convs(pg_model *model, pg_diag *diag) {
 static void sum_up(pg_model *model) {
     pg_model_info *info = &model->info;
     info->nodes_run = 0;
-    info->weight_bytes = info->flops = 0;
+    info->weight_bytes = model->lrp.weight_bytes;
+    info->flops = 0;
     info->session_bytes = model->plan.arena_bytes;
     for (int i = 0; i < model->graph.n_nodes; i++) {
         const struct pg_op *op = model->graph.nodes[i].op;
@@ -139,6 +144,8 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->info.precision =
+        options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
@@ -153,6 +160,11 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     sum_up(model);
     *out = model;
     return PG_OK;
+}
+
+const char *pg_precision_name(pg_precision precision) {
+    static const char *const names[] = {"auto", "f32", "bf16", "bf16-backward"};
+    return names[precision];
 }
 
 const pg_model_info *pg_model_get_info(const pg_model *model) {
@@ -174,6 +186,33 @@ void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
         pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
 }
 
+pg_err pg_model_want_relevance(pg_model *model, const struct pg_lrp_options *options,
+                               pg_diag *diag) {
+    pg_assert(!model->prepared);
+    pg_lrp_free(&model->lrp);
+    return pg_lrp_plan(&model->graph, options, &model->lrp, diag);
+}
+
+const struct pg_lrp *pg_model_lrp(const pg_model *model) {
+    return model->lrp.nodes != NULL ? &model->lrp : NULL;
+}
+
+pg_err pg_model_find_layer(const pg_model *model, const char *name, struct pg_crp_layer *out,
+                           pg_diag *diag) {
+    pg_assert(model->prepared);
+    return pg_crp_find(&model->graph, name, out, diag);
+}
+
+/* Layouts have put nodes between the others: every step is found anew. */
+static pg_err prepare_relevance(pg_model *model, pg_diag *diag) {
+    if (model->lrp.nodes == NULL)
+        return PG_OK;
+    const pg_lrp_options *options = model->lrp.options;
+    pg_lrp_free(&model->lrp);
+    pg_err err = pg_lrp_plan(&model->graph, options, &model->lrp, diag);
+    return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, diag) : err;
+}
+
 static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_graph *g = &model->graph;
     pg_threads_set(model->threads); /* team sizes are baked into the primitives */
@@ -182,6 +221,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        op->bf16_forward = model->info.precision == PG_PRECISION_BF16;
+        op->bf16_backward = model->info.precision != PG_PRECISION_F32;
         if (model->library_only && pg_op_is_conv(op))
             pg_conv_library_only(op);
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
@@ -196,8 +237,12 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
                                  &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
+    if (err == PG_OK) /* before the operators give up their constants */
+        err = prepare_relevance(model, diag);
     if (err == PG_OK)
         err = prepare_ops(model, gap, diag);
+    if (err == PG_OK)
+        pg_lrp_take_scratch(&model->lrp, &model->graph);
     drop_load(model);
     if (err == PG_OK) /* layouts are known now */
         err = pg_watch_describe(&model->graph, &model->info, diag);
@@ -231,6 +276,7 @@ void pg_model_destroy(pg_model **model) {
         return;
     pg_model *m = *model;
     drop_load(m);
+    pg_lrp_free(&m->lrp);
     pg_graph_clear(&m->graph);
     pg_pool_clear(&m->pool);
     pg_free(m->conv_node);

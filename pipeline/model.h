@@ -14,6 +14,7 @@
 
 #include "kernels/err.h"
 #include "kernels/tensor.h"
+#include "pipeline/options.h"
 #include "pipeline/refusals.h"
 
 typedef struct pg_model pg_model;
@@ -27,6 +28,8 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+const char *pg_precision_name(pg_precision precision); /* as the configuration has it */
+
 typedef struct pg_model_options {
     const char *path;
     const void *bytes;        /* the model itself, borrowed until prepare; `path` is only its name
@@ -37,10 +40,14 @@ typedef struct pg_model_options {
     const char *input_name;   /* of the picture; NULL or "": the only input that looks like one */
     const char *watch;        /* layer that methods look at (watch.h); NULL or "": the last with an
                                  extent */
+    int shuffled_layers;      /* the last ones' weights are shuffled (shuffle.h); 0: as they are */
     const pg_model_value *inputs; /* [n_inputs] what the others hold */
     int n_inputs;
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
+    pg_precision precision;
     bool fuse_add;            /* residual additions are done by the convolution before them */
+    bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
+                                 stay nodes of their own, each with a rule */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
@@ -94,6 +101,7 @@ typedef struct pg_model_info {
     int class_axis;           /* of output */
     int64_t classes;          /* its length */
     pg_squash squash;         /* the logits are the input of the file's last softmax or sigmoid */
+    pg_precision precision;   /* not PG_PRECISION_AUTO */
     const char *watched_name; /* NULL: no value is watched */
     pg_desc watched;          /* [1,C,H,W]; its layout is known after prepare */
     bool linear_tail;         /* the logits are an affine function of it */
@@ -116,6 +124,22 @@ const struct pg_op *pg_model_op(const pg_model *model, int index);
 /* Between open and prepare: convolution `conv` will usually be pruned to at most `most` channels with
  * the others at zero (pg_conv_expect_kept). Makes that faster and takes memory. */
 void pg_model_expect_kept(pg_model *model, int conv, int64_t most);
+
+/* Between open and prepare: relevance will be propagated too (lrp.h). PG_ECONFIG where this network
+ * or these rules do not allow it, with every node and the reason. `options` is borrowed until
+ * prepare. Takes memory for modified weights and for values that the walk reads. */
+struct pg_lrp_options;
+pg_err pg_model_want_relevance(pg_model *model, const struct pg_lrp_options *options,
+                               pg_diag *diag);
+
+/* What pg_lrp_walk_create takes; NULL if it was not wanted. */
+struct pg_lrp;
+const struct pg_lrp *pg_model_lrp(const pg_model *model);
+
+/* After prepare: pg_crp_find on this model's graph. */
+struct pg_crp_layer;
+pg_err pg_model_find_layer(const pg_model *model, const char *name, struct pg_crp_layer *out,
+                           pg_diag *diag);
 
 /* `gap`: which convolutions record GAP_c in forward, [n_convs], NULL: none. `backward`: false when
  * only forward will run (calibrate), which needs less memory. Once per model. PG_EMODEL: backward

@@ -3,6 +3,7 @@
 #define PG_PIPELINE_MODEL_PRIVATE_H
 
 #include "pipeline/graph.h"
+#include "pipeline/lrp.h"
 #include "pipeline/model.h"
 #include "pipeline/onnx_external.h"
 #include "pipeline/plan.h"
@@ -18,6 +19,7 @@ struct pg_model {
     pg_graph graph;
     pg_plan plan;
     int *conv_node;     /* [n_convs] node that runs it, -1: none */
+    pg_lrp lrp;         /* nodes NULL: not wanted */
     int threads;
     bool library_only, prepared, backward;
 };

@@ -120,10 +120,12 @@ static pg_err run(pg_rewriter *r, bool *marks, pg_diag *diag) {
     return err == PG_OK ? mark_path(r->graph, marks, diag) : err;
 }
 
-pg_err pg_optimise(pg_graph *graph, pg_pool *load, bool fuse_add, pg_diag *diag) {
+pg_err pg_optimise(pg_graph *graph, pg_pool *load, bool fuse_add, bool fuse_concat,
+                   pg_diag *diag) {
     size_t n = (size_t)graph->n_values;
     pg_rewriter r = {.graph = graph,
                      .fuse_add = fuse_add,
+                     .fuse_concat = fuse_concat,
                      .load = load,
                      .readers = pg_malloc(n * sizeof(int)),
                      .maker = pg_malloc(n * sizeof(int)),

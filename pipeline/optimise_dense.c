@@ -20,7 +20,7 @@ static bool joins_channels(const pg_node *concat) {
 pg_err pg_rule_norm_concat(pg_rewriter *r, pg_node *norm, pg_diag *diag) {
     (void)diag;
     pg_node *concat = norm->op->n_src == 1 ? pg_maker_for_one(r, norm->src[0], "Concat") : NULL;
-    if (concat == NULL || !pg_op_is_batch_norm(norm->op) || !joins_channels(concat) ||
+    if (!r->fuse_concat || concat == NULL || !pg_op_is_batch_norm(norm->op) || !joins_channels(concat) ||
         !pg_batch_norm_absorb_concat(norm->op, concat->op->n_src, concat->op->src))
         return PG_OK;
     norm->src = concat->src;

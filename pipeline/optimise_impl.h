@@ -1,5 +1,5 @@
 /* What the rewriting rules share: a matcher that walks from a node towards its inputs, and the two
- * ways a rule may change the graph. For optimise*.c only.
+ * ways a rule may change the graph. For optimise*.c, and lrp_rules.c, which reads nodes with it.
  *
  * A rule looks at one node, the last of its pattern, when everything before it has been looked at.
  * What lies between the pattern's ends must have no other reader and must not be the model's
@@ -11,7 +11,8 @@
 
 typedef struct pg_rewriter {
     pg_graph *graph;
-    bool fuse_add;   /* residual additions into convolutions */
+    bool fuse_add;    /* residual additions into convolutions */
+    bool fuse_concat; /* concatenations into batch normalisations */
     pg_pool *load;   /* definitions and constants of new operators: until prepare */
     int *readers;    /* per value: how many node inputs read it */
     int *maker;      /* per value: the node that makes it, -1: the input */

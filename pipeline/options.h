@@ -64,6 +64,44 @@ typedef struct pg_prune_options {
     const char *stats_path; /* NULL or "": none */
 } pg_prune_options;
 
+/* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */
+typedef enum pg_precision {
+    PG_PRECISION_AUTO,
+    PG_PRECISION_F32,
+    PG_PRECISION_BF16,
+    PG_PRECISION_BF16_BACKWARD /* forward in float32 */
+} pg_precision;
+/* lrp.*: method.md section 7. Rules in the order of pg_lrp_rule. */
+typedef enum pg_lrp_composite {
+    PG_LRP_EPSILON_PLUS_FLAT,
+    PG_LRP_EPSILON_PLUS,
+    PG_LRP_EPSILON_GAMMA_BOX,
+    PG_LRP_EPSILON_ALPHA2_BETA1
+} pg_lrp_composite;
+typedef enum pg_lrp_choice {
+    PG_LRP_BY_COMPOSITE,
+    PG_LRP_CHOOSE_EPSILON,
+    PG_LRP_CHOOSE_ZPLUS,
+    PG_LRP_CHOOSE_ALPHA_BETA,
+    PG_LRP_CHOOSE_GAMMA,
+    PG_LRP_CHOOSE_ZBOX,
+    PG_LRP_CHOOSE_FLAT,
+    PG_LRP_CHOOSE_WSQUARE
+} pg_lrp_choice;
+typedef struct pg_lrp_options {
+    pg_lrp_composite composite;
+    double epsilon, gamma;
+    pg_lrp_choice first, conv, linear; /* in place of the composite's */
+    float low[3], high[3];             /* the picture's box, ZBox; from the input options */
+} pg_lrp_options;
+
+/* crp.*: the conditioned layer and its channels, none: all of them. */
+typedef struct pg_crp_options {
+    const char *layer; /* NULL or "": none */
+    const int64_t *channels;
+    int n_channels;
+} pg_crp_options;
+
 /* ig.*: the path from the baseline to the frame, and where on it the gradient is taken. */
 typedef enum pg_quadrature {
     PG_QUADRATURE_TRAPEZOID,
@@ -100,10 +138,14 @@ typedef struct pg_explain_options {
     const char *input_name; /* of the picture; NULL or "": the only one */
     const struct pg_model_value *inputs; /* [n_inputs] values of the model's other inputs */
     int n_inputs;
+    pg_precision precision;
     int threads;
     pg_input_options input;
     pg_head_options head;
     const char *method;  /* row of saliency.def: "parchgrad", "gradient", ... */
+    int shuffled_layers;   /* for the randomisation check of `evaluate`; 0: none */
+    pg_string_list methods; /* further methods that streams and frames may ask for: what has to be
+                               prepared for them is */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
     int scorecam_channels; /* at most this many, those that vary most; 0: all */
     int occlusion_window, occlusion_stride; /* pixels */
@@ -111,6 +153,8 @@ typedef struct pg_explain_options {
     const char *target;  /* "top1", a class index or a class name */
     pg_reduce reduce;
     pg_prune_options prune;
+    pg_lrp_options lrp;
+    pg_crp_options crp;
     pg_ig_options ig;
     pg_smoothgrad_options smoothgrad;
     bool fuse_add;          /* residual additions are done by the convolution before them */

@@ -249,6 +249,7 @@ static void describe(pg_pipeline *p, const pg_saliency *method, pg_explanation *
     out->method = method->name;
     const pg_attribution *a = &p->attribution;
     out->figures = (pg_method_result){a->samples, a->planned, a->std_error, a->delta, a->relevance};
+    out->concepts = a->concepts;
     out->attribution[0] = a->channels, out->attribution[1] = a->height;
     out->attribution[2] = a->width;
     out->select = pass->rule;
@@ -331,6 +332,11 @@ pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wi
 }
 
 /* ---- on demand ---- */
+
+const float *pg_pipeline_input(const pg_pipeline *p, pg_layout *layout) {
+    *layout = p->pass.layout;
+    return p->pass.input;
+}
 
 const float *pg_pipeline_attribution(pg_pipeline *p) {
     const pg_attribution *a = &p->attribution;

@@ -80,6 +80,15 @@ typedef struct pg_method_result {
     double std_error, delta, relevance;
 } pg_method_result;
 
+/* What each channel of CRP's layer has to do with the logit, whatever channels the map is of. */
+typedef struct pg_concepts {
+    const char *layer;
+    int64_t channels;
+    const double *relevance; /* [channels] signed, summed over positions */
+    int n_top;
+    int64_t top[PG_TOP_MAX]; /* channels, most relevant first; ties go to the lower one */
+} pg_concepts;
+
 /* Borrowed from the pipeline: valid until its next run. */
 typedef struct pg_explanation {
     int64_t classes;
@@ -91,6 +100,7 @@ typedef struct pg_explanation {
     const char *why;          /* "top1", "frame", "stream", "config" */
     const char *method;
     pg_method_result figures;
+    const pg_concepts *concepts; /* NULL: the method is not crp */
     const char *select;       /* the rule that chose the channels: "class", "instance", "list",
                                  "random", "none"; "instance" under select: class means that
                                  calibration saw too few samples of the class */
@@ -129,6 +139,9 @@ void pg_pipeline_watch(pg_pipeline *pipeline, void (*progress)(void *user, int d
  * dropped, with the sentence in diag. */
 pg_drop pg_pipeline_run(pg_pipeline *pipeline, const pg_frame *frame, const pg_wish *wish,
                         pg_explanation *out, pg_diag *diag);
+
+/* The network's input of the last run, in `layout`: the frame after preprocessing. */
+const float *pg_pipeline_input(const pg_pipeline *pipeline, pg_layout *layout);
 
 /* The signed attribution of the last run, PG_PLAIN (converted on demand). */
 const float *pg_pipeline_attribution(pg_pipeline *pipeline);

@@ -31,6 +31,7 @@ typedef struct pg_attribution {
     double std_error;                /* of the map's mean value; methods that sample */
     double delta;                    /* sum - (f(x) - f(baseline)); integrated gradients */
     double relevance;                /* sum(R) / logit; LRP */
+    const struct pg_concepts *concepts; /* CRP; NULL */
     bool degenerate;                 /* the method itself says that its map means nothing */
 } pg_attribution;
 
@@ -51,6 +52,8 @@ typedef struct pg_saliency_kind {
     pg_err (*run)(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
                   pg_diag *diag);
 } pg_saliency_kind;
+
+extern const pg_saliency_kind pg_saliency_lrp; /* prepared only for those who will ask for it */
 
 struct pg_saliency {
     const char *name;

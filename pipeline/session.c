@@ -218,9 +218,16 @@ static void guide(const pg_session *s, int index) {
                       at(s, s->model->plan.nodes[index].d_dst[0]));
 }
 
+/* What is done at each operator on the way back; none of it: its own backward. */
+typedef struct way {
+    const pg_conv_prune *prune;
+    bool guided;
+    pg_session_step *step; /* in its place */
+    void *user;
+} way;
+
 /* Nodes from the last down to `last`. */
-static pg_err backward(pg_session *session, int last, const float *seed, const pg_conv_prune *prune,
-                       bool guided, pg_diag *diag) {
+static pg_err backward(pg_session *session, int last, const float *seed, way how, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
     memcpy(at(session, model->plan.d_logits), seed,
@@ -232,10 +239,11 @@ static pg_err backward(pg_session *session, int last, const float *seed, const p
             continue;
         uint64_t start = now(session);
         clear_unread(session, i);
-        if (guided)
+        if (how.guided)
             guide(session, i);
-        r->io.prune = prune_of(node, prune);
-        pg_err err = node->op->cls->backward(node->op, &r->io);
+        r->io.prune = prune_of(node, how.prune);
+        pg_err err = how.step != NULL ? how.step(how.user, i, node->op, &r->io)
+                                      : node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;
         if (err != PG_OK)
             return failed(node->op, err, "backward", diag);
@@ -247,20 +255,30 @@ static pg_err backward(pg_session *session, int last, const float *seed, const p
 
 pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv_prune *prune,
                            pg_diag *diag) {
-    return backward(session, 0, seed, prune, false, diag);
+    return backward(session, 0, seed, (way){.prune = prune}, diag);
 }
 
 pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag) {
-    return backward(session, 0, seed, NULL, true, diag);
+    return backward(session, 0, seed, (way){.guided = true}, diag);
 }
 
 pg_err pg_session_backward_tail(pg_session *session, const float *seed, pg_diag *diag) {
     pg_assert(session->model->graph.watched >= 0);
-    return backward(session, session->model->plan.watched_node + 1, seed, NULL, false, diag);
+    return backward(session, session->model->plan.watched_node + 1, seed, (way){0}, diag);
 }
 
 const float *pg_session_d_watched(const pg_session *session) {
     return at(session, session->model->plan.d_watched);
+}
+
+pg_err pg_session_walk(pg_session *session, const float *seed, pg_session_step *step, void *user,
+                       pg_diag *diag) {
+    return backward(session, 0, seed, (way){.step = step, .user = user}, diag);
+}
+
+const pg_op_io *pg_session_io(const pg_session *session, int node) {
+    pg_assert(node >= 0 && node < session->model->graph.n_nodes);
+    return &session->runners[node].io;
 }
 
 const float *pg_session_d_input(const pg_session *session) {

@@ -43,6 +43,17 @@ pg_err pg_session_backward(pg_session *session, const float *seed, const pg_conv
 /* The same by guided backpropagation: what is negative does not pass an operator with a ReLU. */
 pg_err pg_session_backward_guided(pg_session *session, const float *seed, pg_diag *diag);
 
+/* Another way backward in the gradient's memory: like backward, with `step` doing each operator's
+ * part in place of its class, aliases left out. d_dst and d_src of `io` hold what is propagated, and
+ * step may change d_dst, which nobody reads after it. Values are kept that backward or, by
+ * op->keeps_src and keeps_dst, step wants. */
+typedef pg_err pg_session_step(void *user, int node, const struct pg_op *op, const pg_op_io *io);
+pg_err pg_session_walk(pg_session *session, const float *seed, pg_session_step *step, void *user,
+                       pg_diag *diag);
+
+/* The pointers of one operator (index of pg_model_op), fixed for the session's life. */
+const pg_op_io *pg_session_io(const pg_session *session, int node);
+
 /* The gradient of the last backward in the input's own layout and shape. */
 const float *pg_session_d_input(const pg_session *session);
 

@@ -42,7 +42,7 @@ def arguments():
     parser.add_argument("--precisions", default="f32,bf16", help="comma separated (f32,bf16)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu-time", action="store_true",
-                        help="P1 to P3 in processor time, with one thread: for a busy machine")
+                        help="P1 to P3 and --scaling in processor time, with one thread: for a busy machine")
     parser.add_argument("--rounds", type=int, default=0, help="of all peers in turn (5)")
     parser.add_argument("--only", default="", metavar="PARTS", help="comma separated: " + " ".join(PARTS))
     parser.add_argument("--scaling", action="store_true", help="instead: time against size, channels, threads, streams")
@@ -57,6 +57,7 @@ def arguments():
     options.precisions = options.precisions.split(",")
     if set(options.parts) - set(PARTS):
         parser.error(f"--only takes {' '.join(PARTS)}")
+    require()
     from nets import GOAL_NETS, NETS
     names = options.nets.split(",") if options.nets else GOAL_NETS
     if set(names) - set(NETS):
@@ -162,16 +163,16 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us in the background
         signal.signal(number, signal.default_int_handler)
     options = arguments()
-    require()
     import daemon_goals
     import engine_goals
     from report import Report
+    if options.cpu_time:
+        engine_goals.peers.use_processor_time()
     if options.scaling:
         import scaling
         return scaling.main(options)
     report = Report(describe_machine(options))
     if options.cpu_time:
-        engine_goals.peers.use_processor_time()
         report.machine["P1 to P3"] = "processor time of one thread, not elapsed time"
     report.keep(options.out / "report.json")
     if options.merge:

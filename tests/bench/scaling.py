@@ -13,6 +13,7 @@ import onnx
 
 import cli
 import models
+import peers
 from daemon_goals import Measurements
 from nets import EVERY_LAYER, NETS
 from report import Report
@@ -36,10 +37,10 @@ def open_sides(net):
     return path
 
 
-def bench(model, threads, runs, only="forward,backward,parchgrad", **settings):
+def bench(model, threads, runs, only="forward,backward,parchgrad", clock=(), **settings):
     settings = {"model.threads": threads, "parchgrad.select": "random", **EVERY_LAYER, **settings}
     return json.loads(cli.run("bench", "--model", model, "--json", "--runs", runs, "--warm-up", 1, "--only", only,
-                              *cli.settings(settings), env={"OMP_NUM_THREADS": str(threads)}).stdout)
+                              *clock, *cli.settings(settings), env={"OMP_NUM_THREADS": str(threads)}).stdout)
 
 
 def exponent(points):
@@ -52,7 +53,7 @@ def over_size(net, options, runs):
     """{series: [(side, ms)]} and {series: exponent of ms over FLOP}."""
     lines, flops = {"forward": [], "backward": [], "parchgrad": []}, []
     for side in SIDES[:4] if options.quick else SIDES:
-        info = bench(open_sides(net), options.threads, max(1, int(runs * (224 / side) ** 2)), **{"model.input.size": side})
+        info = bench(open_sides(net), options.threads, max(1, int(runs * (224 / side) ** 2)), clock=peers.cpu_time, **{"model.input.size": side})
         flops.append(info["flops"])
         for name, line in lines.items():
             line.append((side, (info.get(name) or info["methods"][name])["median_ms"]))
@@ -63,7 +64,8 @@ def over_channels(net, options, runs):
     """Stages of a ParchGrad map against the share of channels kept, in per cent."""
     lines = {"whole": [], "backward": [], "forward": []}
     for quantile in QUANTILES[::3] if options.quick else QUANTILES:
-        info = bench(net.path, options.threads, runs, "parchgrad", **{"parchgrad.quantile": quantile})["methods"]["parchgrad"]
+        info = bench(net.path, options.threads, runs, "parchgrad", peers.cpu_time,
+                     **{"parchgrad.quantile": quantile})["methods"]["parchgrad"]
         for name, line in lines.items():
             line.append((quantile * 100, info["median_ms"] if name == "whole" else info["stages_ms"][name]))
     return lines

@@ -227,7 +227,7 @@ Test(wire, header_is_one_value_and_takes_the_late_figures) {
     float map[4] = {0};
     pg_explanation e = explanation(map, 2, 2);
     pg_explain_options options = {0};
-    pg_wire_context context = {&options, "ab", "", NULL};
+    pg_wire_context context = {&options, "ab", "", "f32", NULL};
     pg_frame frame = {.seq = UINT64_MAX, .ts_ns = 1, .has_decision = true, .decision_class = 5,
                       .meta = {(const uint8_t *)"\x93\x01\x02\x03", 4}};
     pg_wire_buffer buffer = {0};
@@ -249,7 +249,7 @@ Test(wire, encoding_survives_lack_of_memory) {
     float map[4] = {0};
     pg_explanation e = explanation(map, 2, 2);
     pg_explain_options options = {0};
-    pg_wire_context context = {&options, "ab", "", NULL};
+    pg_wire_context context = {&options, "ab", "", "f32", NULL};
     pg_frame frame = {0};
     pg_wire_buffer buffer = {0};
     pg_wire_patches patches;

@@ -1,0 +1,118 @@
+/* Depthwise convolutions against plain double loops, both ways: channels around the vectors,
+ * columns around the blocks of outputs, maps that are taken in tiles of channels and maps that are
+ * not, windows that reach beyond the map on either side, and any number of threads with the same
+ * bits. */
+#include "tests/support/op_check.h"
+
+#include <omp.h>
+
+#include "conv_reference.h"
+#include "kernels/op_conv.h"
+
+/* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
+static const conv_case shapes[] = {
+    {32, 9, 14, 32, 3, 3, 32, 1, 1, 1, 1, 1, 1, 1, 1},
+    {33, 7, 7, 33, 3, 3, 33, 1, 1, 1, 1, 1, 1, 1, 1}, /* the last vector overlaps */
+    {16, 5, 4, 16, 3, 3, 16, 1, 1, 1, 1, 0, 0, 0, 0}, /* two columns inside */
+    {47, 6, 9, 47, 5, 5, 47, 1, 1, 1, 1, 2, 2, 2, 2},
+    {200, 14, 15, 200, 3, 3, 200, 1, 1, 1, 1, 1, 1, 1, 1},    /* tiles, the last one narrow */
+    {1009, 12, 12, 1009, 3, 3, 1009, 1, 1, 1, 1, 1, 1, 1, 1}, /* one channel over */
+    {480, 25, 25, 480, 5, 5, 480, 1, 1, 1, 1, 2, 2, 2, 2},    /* too large for tiles */
+    {24, 11, 13, 24, 3, 3, 24, 2, 2, 1, 1, 1, 1, 1, 1},
+    {24, 12, 10, 24, 5, 5, 24, 2, 2, 1, 1, 1, 2, 2, 1},
+    {96, 10, 11, 96, 7, 7, 96, 1, 1, 1, 1, 3, 3, 3, 3}, /* ConvNeXt */
+    {16, 2, 2, 16, 7, 7, 16, 1, 1, 1, 1, 4, 3, 3, 4},   /* no window inside */
+    {17, 6, 8, 17, 3, 3, 17, 1, 1, 1, 1, 3, 5, 4, 6},   /* padding beyond the kernel */
+    {20, 1, 30, 20, 1, 5, 20, 1, 1, 1, 1, 0, 2, 0, 2},
+    {20, 9, 9, 20, 3, 3, 20, 2, 1, 1, 1, 1, 1, 1, 1},
+    {20, 9, 9, 20, 5, 3, 20, 1, 2, 1, 1, 0, 0, 4, 1},
+};
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static const float LO = -0.5f, HI = 0.75f;
+
+static void open(op_check *c, const conv_case *k, bool library_only, const float **w) {
+    op_check_init(c, "Conv", 17);
+    op_check_attr_int(c, "group", k->groups);
+    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
+    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
+    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
+    op_check_input(c, SHAPE(1, k->in_c, k->in_h, k->in_w));
+    *w = op_check_const(c, SHAPE(k->out_c, 1, k->k_h, k->k_w), NULL);
+    op_check_create(c);
+    pg_conv_absorb_activation(c->op, PG_ACT_CLIP, LO, HI);
+    if (library_only)
+        pg_conv_library_only(c->op);
+    op_check_start(c, PG_CHANNELS_LAST);
+    op_check_forward(c);
+}
+
+static double *widen(op_check *c, const float *v, int64_t n) {
+    double *d = op_check_own(c, pg_calloc((size_t)n + 1, sizeof(double)));
+    for (int64_t i = 0; v && i < n; i++)
+        d[i] = v[i];
+    return d;
+}
+
+/* Sums of up to 49 products of float rounding, of the largest; clipping hides how large y was. */
+static void check(const conv_case *k, bool library_only) {
+    op_check c;
+    const float *w;
+    open(&c, k, library_only, &w);
+    bool strided = k->stride_h > 1 || k->stride_w > 1; /* backward is then the library's */
+    cr_assert_eq(strncmp(c.op->impl, "own:depthwise", 13) != 0, library_only, "%s", c.op->impl);
+    cr_assert_eq(strstr(c.op->impl, "backward own:depthwise") == NULL, library_only || strided);
+    int64_t places = conv_out_h(k) * conv_out_w(k), n = k->out_c * places;
+    const double *x = widen(&c, c.x[0], k->in_c * k->in_h * k->in_w);
+    const double *wide = widen(&c, w, k->out_c * k->k_h * k->k_w);
+    double *z = widen(&c, NULL, n), *g = widen(&c, c.d_y[0], n);
+    double *d_x = widen(&c, NULL, k->in_c * k->in_h * k->in_w);
+    op_check_backward(&c);
+    conv_forward(k, x, wide, NULL, z);
+    for (int64_t i = 0; i < n; i++) {
+        g[i] = z[i] > (double)LO && z[i] < (double)HI ? g[i] : 0;
+        z[i] = fmin(fmax(z[i], (double)LO), (double)HI);
+    }
+    op_check_dst(&c, 0, z, 1e-5);
+    conv_backward(k, g, wide, d_x);
+    op_check_d_src(&c, 0, d_x, 2e-6);
+    op_check_close(&c);
+}
+
+Test(conv_depthwise, matches_plain_loops) {
+    for (int i = 0; i < SHAPES; i++)
+        check(&shapes[i], false);
+}
+
+Test(conv_depthwise, leaves_it_to_the_library_where_told) {
+    check(&shapes[0], true);
+    check(&shapes[8], true);
+}
+
+Test(conv_depthwise, threads_do_not_show) {
+    int before = omp_get_max_threads();
+    for (int i = 0; i < SHAPES; i++) {
+        float *d_x = NULL, *y = NULL;
+        size_t in = (size_t)(shapes[i].in_c * shapes[i].in_h * shapes[i].in_w) * sizeof(float);
+        size_t out = (size_t)(shapes[i].in_c * conv_out_h(&shapes[i]) * conv_out_w(&shapes[i])) *
+                     sizeof(float);
+        for (int threads = 1; threads <= 3; threads++) {
+            op_check c;
+            const float *w;
+            omp_set_num_threads(threads);
+            open(&c, &shapes[i], false, &w);
+            op_check_backward(&c);
+            if (d_x) {
+                cr_assert_eq(memcmp(y, c.y[0], out), 0, "shape %d, %d threads", i, threads);
+                cr_assert_eq(memcmp(d_x, c.d_x[0], in), 0, "shape %d, %d threads", i, threads);
+            } else {
+                memcpy(d_x = pg_malloc(in), c.d_x[0], in);
+                memcpy(y = pg_malloc(out), c.y[0], out);
+            }
+            op_check_close(&c);
+        }
+        pg_free(d_x);
+        pg_free(y);
+    }
+    omp_set_num_threads(before);
+}
