@@ -27,25 +27,6 @@ void pg_channel_affine(int64_t positions, int64_t channels, const float *x, cons
 void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d_dst,
                              const float *dst, pg_act_range act, float *out);
 
-/* s_high[p] = sum over c of w_high[c] g[p,c], and the same for s_low. */
-void pg_channel_group_sums(int64_t positions, int64_t channels, const float *g,
-                           const double *w_high, const double *w_low, double *s_high,
-                           double *s_low);
-
-/* Both in one pass over memory: out as pg_channel_act_backward makes it, the sums those of out. */
-void pg_channel_act_group_sums(int64_t positions, int64_t channels, const float *d_dst,
-                               const float *dst, pg_act_range act, const double *w_high,
-                               const double *w_low, float *out, double *s_high, double *s_low);
-
-/* out[p,k] = scale * x[p,index[k]] for k < kept, 0 for kept <= k < width: the channels that are
- * kept side by side. out, [positions, width], does not overlap x. */
-void pg_channel_gather(int64_t positions, int64_t channels, const float *x, const int32_t *index,
-                       int64_t kept, int64_t width, float scale, float *out);
-
-/* Moments of two maps of `positions` values (two passes, so that a large mean costs nothing). */
-void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
-                        pg_group_moments *out);
-
 /* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), and y is clamped to `act` in the
  * same pass. `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
 size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);

@@ -32,7 +32,7 @@ void pg_conv_want_gap(pg_op *op);
 
 /* Between create and prepare: `most` channels will usually be kept at most, the others dropped
  * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
- * take the long one. Costs a copy of the weights. */
+ * take the long one. Costs a copy of the weights. Asked several times: the largest holds. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */

@@ -162,8 +162,16 @@ const struct pg_op *pg_model_op(const pg_model *model, int index) {
 
 void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
     pg_assert(!model->prepared && conv >= 0 && conv < model->info.n_convs);
-    if (model->conv_node[conv] >= 0)
-        pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
+    const pg_graph *g = &model->graph;
+    const pg_conv_info *info = &model->info.convs[conv];
+    int node = model->conv_node[conv];
+    if (node < 0)
+        return;
+    pg_conv_expect_kept(g->nodes[node].op, most);
+    /* What a depthwise convolution drops is zero for the one before it, too. */
+    for (int i = 0; info->groups > 1 && info->groups == info->in_channels && i < node; i++)
+        if (g->nodes[i].dst[0] == g->nodes[node].src[0] && pg_op_is_conv(g->nodes[i].op))
+            pg_conv_expect_kept(g->nodes[i].op, most);
 }
 
 static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
