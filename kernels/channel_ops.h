@@ -28,7 +28,7 @@ void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d
                              const float *dst, pg_act_range act, float *out);
 
 /* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), and y is clamped to `act` in the
- * same pass. `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
+ * same pass (infinite bounds: only read). `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
 size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);
 void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *shift,
                     const float *inverse, pg_act_range act, void *scratch, float *gap);

@@ -186,6 +186,12 @@ static bool fold(const conv_op *conv, float **weights, float **bias) {
     return true;
 }
 
+/* The statistic wants z, which is behind the activation no more, but for ReLU on z itself: ReLU(z) is all that it
+ * wants. */
+static bool act_in_gap_pass(const conv_op *conv) {
+    return conv->want_gap && (conv->act != PG_ACT_RELU || conv->bn_scale);
+}
+
 static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     float *weights = NULL, *bias = NULL;
     pg_err err = PG_OK;
@@ -197,7 +203,7 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
         .bias = bias         ? bias
                 : conv->bias ? conv->bias->f
                              : NULL,
-        .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
+        .act = act_in_gap_pass(conv) ? PG_ACT_NONE : conv->act,
         .lo = conv->lo,
         .hi = conv->hi,
     };
@@ -330,7 +336,9 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
     pg_err err = pg_conv_run_execute(&conv->forward, &state->forward);
     if (!err && conv->want_gap)
         pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], conv->gap_shift,
-                       conv->gap_inverse, act_range(conv), io->scratch, state->gap);
+                       conv->gap_inverse,
+                       act_in_gap_pass(conv) ? act_range(conv) : (pg_act_range){-INFINITY, INFINITY},
+                       io->scratch, state->gap);
     return err;
 }
 
