@@ -18,8 +18,6 @@
 
 enum {
     BLOCK = 16,      /* channels the library works on at a time */
-    ENTRIES_MAX = 4, /* masks remembered, if they fit into */
-    CACHE_BYTES = 8 << 20,
     PACK_FLOPS = 200, /* what convolution computes while one weight is packed: 70 to 240 measured
                          on layers of ResNet-50 and VGG16, one thread and two */
     PARALLEL_ROWS = 16384 /* weights that are copied in the time a second thread takes to start */
@@ -41,7 +39,7 @@ struct pg_conv_kept_state {
     int64_t count;           /* of them that are no filling */
     uint64_t clock;
     int n_entries;
-    entry entries[ENTRIES_MAX];
+    entry *entries; /* [n_entries] */
 };
 
 static size_t take(size_t *end, size_t bytes) {
@@ -63,9 +61,7 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
 }
 
 static void plan(pg_conv_kept *kept) {
-    size_t capacity = (size_t)kept->capacity, fit = CACHE_BYTES / kept->packed_bytes;
-    kept->entries = fit < 1 ? 1 : fit > ENTRIES_MAX ? ENTRIES_MAX : (int)fit;
-    kept->state_bytes = (size_t)kept->entries * kept->packed_bytes;
+    size_t capacity = (size_t)kept->capacity;
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
@@ -115,7 +111,13 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
     }
     out->capacity = blocks(most) * BLOCK;
     plan(out);
+    pg_conv_kept_remember(out, 1);
     return PG_OK;
+}
+
+void pg_conv_kept_remember(pg_conv_kept *kept, int masks) {
+    kept->entries = masks;
+    kept->state_bytes = (size_t)masks * kept->packed_bytes;
 }
 
 void pg_conv_kept_free(pg_conv_kept *kept) {
@@ -146,9 +148,10 @@ pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, pg_live *live, 
     s->live = kept->depthwise && live && live->most >= kept->capacity ? live : NULL;
     s->channel = pg_calloc((size_t)kept->capacity, sizeof *s->channel);
     s->from = pg_calloc((size_t)kept->capacity, sizeof *s->from);
-    s->n_entries = kept->entries;
-    bool ok = s->channel && s->from;
-    for (int i = 0; i < kept->entries; i++)
+    s->entries = pg_calloc((size_t)kept->entries, sizeof *s->entries);
+    s->n_entries = s->entries ? kept->entries : 0;
+    bool ok = s->channel && s->from && s->entries;
+    for (int i = 0; i < s->n_entries; i++)
         ok = alloc_entry(kept, &s->entries[i]) && ok;
     pg_err err = ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
     bool direct = !kept->depthwise || s->live;
@@ -166,10 +169,11 @@ void pg_conv_kept_unbind(pg_conv_kept_state **state) {
     if (s == NULL)
         return;
     pg_conv_run_free(&s->run);
-    for (int i = 0; i < ENTRIES_MAX; i++) {
+    for (int i = 0; i < s->n_entries; i++) {
         pg_free(s->entries[i].keep);
         pg_free(s->entries[i].weights);
     }
+    pg_free(s->entries);
     pg_free(s->channel);
     pg_free(s->from);
     pg_free(s);

@@ -42,6 +42,9 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
                          pg_diag *diag);
 void pg_conv_kept_free(pg_conv_kept *kept); /* and zeroes */
 
+/* Before bind: a session remembers the packed rows of so many masks; one, until this is called. */
+void pg_conv_kept_remember(pg_conv_kept *kept, int masks);
+
 /* One session's. */
 typedef struct pg_conv_kept_state pg_conv_kept_state;
 

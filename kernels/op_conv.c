@@ -161,6 +161,13 @@ void pg_conv_expect_kept(pg_op *op, int64_t most) {
     conv->most_kept = most > conv->most_kept ? most : conv->most_kept;
 }
 
+void pg_conv_remember_kept(pg_op *op, int masks) {
+    pg_assert(pg_op_is_conv(op));
+    conv_op *conv = (conv_op *)op;
+    pg_conv_kept_remember(&conv->kept, masks);
+    op->state_bytes = conv->kept.state_bytes;
+}
+
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
     const conv_state *state = io->state;
     return pg_op_is_conv(op) && state ? state->gap : NULL;

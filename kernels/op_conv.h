@@ -35,6 +35,10 @@ void pg_conv_want_gap(pg_op *op);
  * take the long one. Costs a copy of the weights. Asked several times: the largest holds. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
+/* Between prepare and bind: each session keeps the packed weights of `masks` sets of kept channels, each of
+ * op->state_bytes as prepare left it; 1 without this. */
+void pg_conv_remember_kept(pg_op *op, int masks);
+
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);
 

@@ -21,6 +21,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .width = options->input.width,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
+                                  .kept_bytes = (uint64_t)options->kept_cache << 20,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
     if (!options->model_path || options->model_path[0] == '\0')

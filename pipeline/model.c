@@ -134,6 +134,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->threads = options->threads;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)
@@ -189,6 +190,22 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     return PG_OK;
 }
 
+/* A class's masks are one per layer, and of use together: the same number everywhere. */
+static void remember_kept(pg_model *model) {
+    enum { MASKS_MAX = 64 };
+    pg_graph *g = &model->graph;
+    uint64_t one = 0;
+    for (int i = 0; i < g->n_nodes; i++)
+        one += pg_op_is_conv(g->nodes[i].op) ? g->nodes[i].op->state_bytes : 0;
+    if (one == 0)
+        return;
+    uint64_t masks = model->kept_bytes / one;
+    masks = masks < 1 ? 1 : masks > MASKS_MAX ? MASKS_MAX : masks;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (pg_op_is_conv(g->nodes[i].op))
+            pg_conv_remember_kept(g->nodes[i].op, (int)masks);
+}
+
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
                                  &model->info.output.layout, diag);
@@ -197,6 +214,8 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     if (err == PG_OK)
         err = prepare_ops(model, gap, diag);
     drop_load(model);
+    if (err == PG_OK)
+        remember_kept(model);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err != PG_OK)

@@ -78,6 +78,7 @@ typedef struct pg_explain_options {
     pg_reduce reduce;
     pg_prune_options prune;
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
+    int kept_cache;         /* MiB per worker for their packed weights; 0: 64 */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
     double percentile;   /* the overlay's full colour, 99.5 */

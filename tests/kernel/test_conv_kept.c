@@ -426,6 +426,7 @@ static void open_memory(memory *m) {
     pg_conv_path_spec spec = {.geometry = &g, .weights = m->w};
     cr_assert_eq(pg_conv_kept_make(&spec, 3, &m->kept, &diag), PG_OK, "%s", diag.text);
     cr_assert_eq(m->kept.capacity, 16);
+    pg_conv_kept_remember(&m->kept, 4);
     m->scratch = pg_malloc(m->kept.scratch_bytes);
     cr_assert_eq(pg_conv_kept_bind(&m->kept, m->d_x, NULL, m->scratch, &m->state, &diag), PG_OK);
     memset(m->masks, 0, sizeof m->masks);
