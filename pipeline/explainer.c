@@ -42,6 +42,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
+                                  .kept_bytes = (uint64_t)options->kept_cache << 20,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
     if (options->precision > PG_PRECISION_F32 && !pg_bf16_native())
@@ -191,7 +192,7 @@ static pg_err prepare(pg_explainer *e, pg_diag *diag) {
     bool *gap = pg_calloc((size_t)e->info->n_convs + 1, sizeof *gap);
     if (!gap)
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
-    if (e->can_prune && pg_select_wants_gap(e->options->prune.select))
+    if (e->can_prune && pg_select_reads_gap(&e->source, e->info->classes))
         for (int i = 0; i < e->layers.count; i++)
             gap[e->layers.convs[i]] = true;
     pg_err err = pg_model_prepare(e->model, gap, true, diag);

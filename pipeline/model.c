@@ -152,6 +152,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)
@@ -185,8 +186,16 @@ const struct pg_op *pg_model_op(const pg_model *model, int index) {
 
 void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
     pg_assert(!model->prepared && conv >= 0 && conv < model->info.n_convs);
-    if (model->conv_node[conv] >= 0)
-        pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
+    const pg_graph *g = &model->graph;
+    const pg_conv_info *info = &model->info.convs[conv];
+    int node = model->conv_node[conv];
+    if (node < 0)
+        return;
+    pg_conv_expect_kept(g->nodes[node].op, most);
+    /* What a depthwise convolution drops is zero for the one before it, too. */
+    for (int i = 0; info->groups > 1 && info->groups == info->in_channels && i < node; i++)
+        if (g->nodes[i].dst[0] == g->nodes[node].src[0] && pg_op_is_conv(g->nodes[i].op))
+            pg_conv_expect_kept(g->nodes[i].op, most);
 }
 
 pg_err pg_model_want_relevance(pg_model *model, const struct pg_lrp_options *options,
@@ -246,6 +255,22 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     return err;
 }
 
+/* A class's masks are one per layer, and of use together: the same number everywhere. */
+static void remember_kept(pg_model *model) {
+    enum { MASKS_MAX = 64 };
+    pg_graph *g = &model->graph;
+    uint64_t one = 0;
+    for (int i = 0; i < g->n_nodes; i++)
+        one += pg_op_is_conv(g->nodes[i].op) ? g->nodes[i].op->state_bytes : 0;
+    if (one == 0)
+        return;
+    uint64_t masks = model->kept_bytes / one;
+    masks = masks < 1 ? 1 : masks > MASKS_MAX ? MASKS_MAX : masks;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (pg_op_is_conv(g->nodes[i].op))
+            pg_conv_remember_kept(g->nodes[i].op, (int)masks);
+}
+
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
                                  &model->info.output.layout, diag);
@@ -260,6 +285,8 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     drop_load(model);
     if (err == PG_OK) /* layouts are known now */
         err = pg_watch_describe(&model->graph, &model->info, diag);
+    if (err == PG_OK)
+        remember_kept(model);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err != PG_OK)

@@ -97,6 +97,13 @@ bool pg_select_wants_gap(pg_select select) {
     return select == PG_SELECT_CLASS || select == PG_SELECT_INSTANCE;
 }
 
+bool pg_select_reads_gap(const pg_select_source *source, int64_t classes) {
+    bool testable = source->options->select == PG_SELECT_CLASS;
+    for (int64_t k = 0; testable && k < classes; k++)
+        testable = pg_select_class_testable(source->stats, k);
+    return pg_select_wants_gap(source->options->select) && !testable;
+}
+
 static bool alloc_masks(const pg_layers *layers, cached *entry) {
     entry->klass = -1;
     entry->keep = pg_calloc((size_t)layers->channels + 1, 1);

@@ -84,8 +84,12 @@ void pg_selector_destroy(pg_selector **selector); /* accepts NULL */
  * about that, a quarter. */
 int64_t pg_selector_expects(const pg_selector *selector, int layer);
 
-/* True if run wants GAP_c of the frame. */
+/* True if the rule is about GAP_c, and so needs statistics of it. */
 bool pg_select_wants_gap(pg_select select);
+
+/* True if run may ask for GAP_c of the frame, which costs a pass over every pruned layer's output: the
+ * instance-wise rule, and the class-wise one where some of the model's classes cannot be tested. */
+bool pg_select_reads_gap(const pg_select_source *source, int64_t classes);
 
 /* Gets GAP_c [channels] of one convolution of the frame, NULL if it was not computed. */
 typedef const float *(*pg_gap_fn)(void *user, int conv);

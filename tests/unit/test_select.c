@@ -246,6 +246,20 @@ static int64_t expected(pg_select select, int layer) {
     return most;
 }
 
+Test(select, reads_the_frame_where_a_class_has_no_test) {
+    static const struct {
+        pg_select select;
+        int64_t classes;
+        bool reads;
+    } cases[] = {{PG_SELECT_CLASS, CLASSES, false},   {PG_SELECT_CLASS, CLASSES + 1, true},
+                 {PG_SELECT_INSTANCE, CLASSES, true}, {PG_SELECT_LIST, CLASSES + 1, false},
+                 {PG_SELECT_RANDOM, CLASSES, false},  {PG_SELECT_NONE, CLASSES, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        options.select = cases[i].select;
+        cr_assert_eq(pg_select_reads_gap(&source, cases[i].classes), cases[i].reads, "case %zu", i);
+    }
+}
+
 Test(select, expects_what_a_frame_will_keep) {
     const int64_t channels[] = {2, 5, 7, 2};
     const pg_channel_list list = {"c1", channels, 4};
