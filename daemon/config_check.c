@@ -96,12 +96,12 @@ pg_err pg_config_check(pg_config_impl *impl, pg_diag *diag) {
                   "parchgrad.select is list, but parchgrad.list names no channels");
     if (c->explain.prune.compat != PG_COMPAT_NONE && isfinite(c->explain.prune.gamma))
         return at(impl, "parchgrad.compat", diag,
-                  "parchgrad.compat follows code that fails for a finite parchgrad.gamma: set one of "
-                  "them to none, or inf");
+                  "parchgrad.compat follows code that fails for a finite parchgrad.gamma: set "
+                  "compat to none, or gamma to inf");
     if (c->explain.prune.compat != PG_COMPAT_NONE && c->explain.prune.conserve == PG_CONSERVE_EXACT)
         return at(impl, "parchgrad.compat", diag,
-                  "parchgrad.compat follows code that has no parchgrad.conserve: exact: set one of "
-                  "them to none, or approx");
+                  "parchgrad.compat follows code that has no parchgrad.conserve: exact: set "
+                  "compat to none, or conserve to approx");
     if (c->n_streams > c->limits.streams)
         return at(impl, "limits.streams", diag, "limits.streams is less than the streams named");
     pg_err err = check_method(impl, "explain.method", c->explain.method, diag);

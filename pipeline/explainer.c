@@ -136,10 +136,12 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
     pg_err err = PG_OK;
     if (!classes && prune->select == PG_SELECT_CLASS)
         err = pg_fail(&why, PG_ECONFIG,
-                      "an embedding has no classes: set parchgrad.select to instance, list or random");
+                      "an embedding has no classes: set parchgrad.select to "
+                      "instance, list or random");
     else if (!classes && prune->compat & PG_COMPAT_seed)
         err = pg_fail(&why, PG_ECONFIG,
-                      "an embedding has no classes, and so no probability for parchgrad.compat: seed");
+                      "an embedding has no classes, and so no probability "
+                      "for parchgrad.compat: seed");
     else
         err = pg_selector_create(&e->source, &trial, &why);
     if (!err)
