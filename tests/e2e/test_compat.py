@@ -1,5 +1,5 @@
 """parchgrad.compat: the authors' choices, each alone and all together, against the reference in tests/ref, on a
-chain, a residual net, and a net with depthwise and squeeze-excite convolutions (whose outputs are a single position).
+chain, a residual net, a depthwise net, and a residual net whose last outputs are a single position.
 The table says what each of them changes: how far the map moves from that of the method on the same layers, and how
 many channels are chosen otherwise.
 
@@ -14,7 +14,7 @@ import cli
 from parchgrad_reference import SWITCHES, choose_layers
 from test_parchgrad import BOUND, NEAR, Case
 
-NETWORKS = ["vgg11_bn_small", "resnet18", "efficientnet_b0"]
+NETWORKS = {"vgg11_bn_small": 64, "resnet18": 64, "mobilenet_v2": 64, "tiny_resnet": 8}  # and their size
 LAYERS, QUANTILE = "default", .1
 # (switches, rule, quantile); what a rule does not ask does not matter to it
 RUNS = [([], "class", QUANTILE), ([], "instance", QUANTILE)] + \
@@ -26,7 +26,7 @@ RUNS = [([], "class", QUANTILE), ([], "instance", QUANTILE)] + \
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def case(request, tmp_path_factory):
-    made = Case(request.param, "keep", tmp_path_factory.mktemp(request.param))
+    made = Case(request.param, "keep", tmp_path_factory.mktemp(request.param), size=NETWORKS[request.param])
     made.name = request.param
     return made
 
