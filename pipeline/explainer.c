@@ -7,6 +7,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 #include "pipeline/sha256.h"
 
 /* Modified weights take memory and time to load, and additions by themselves time to run: for those
@@ -134,11 +135,19 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
                                    .layers = &e->layers};
     pg_diag why = {""};
     pg_selector *trial = NULL;
-    bool classless = e->options->prune.select == PG_SELECT_CLASS && !pg_head_has_classes(&e->head);
-    pg_err err = classless ? pg_fail(&why, PG_ECONFIG,
-                                     "an embedding has no classes: set parchgrad.select to "
-                                     "instance, list or random")
-                           : pg_selector_create(&e->source, &trial, &why);
+    const pg_prune_options *prune = &e->options->prune;
+    bool classes = pg_head_has_classes(&e->head);
+    pg_err err = PG_OK;
+    if (!classes && prune->select == PG_SELECT_CLASS)
+        err = pg_fail(&why, PG_ECONFIG,
+                      "an embedding has no classes: set parchgrad.select to "
+                      "instance, list or random");
+    else if (!classes && prune->compat & PG_COMPAT_seed)
+        err = pg_fail(&why, PG_ECONFIG,
+                      "an embedding has no classes, and so no probability "
+                      "for parchgrad.compat: seed");
+    else
+        err = pg_selector_create(&e->source, &trial, &why);
     if (!err)
         expect(e, trial);
     pg_selector_destroy(&trial);

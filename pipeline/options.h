@@ -62,6 +62,7 @@ typedef struct pg_prune_options {
     int n_lists;
     uint64_t seed;       /* select: random */
     const char *stats_path; /* NULL or "": none */
+    unsigned compat;     /* set of PG_COMPAT_... (compat.h) */
 } pg_prune_options;
 
 /* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */

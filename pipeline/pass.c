@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 
 static pg_err create(const pg_model *model, const pg_head *head, const pg_select_source *source,
                      pg_pass *pass, pg_diag *diag) {
@@ -106,6 +107,13 @@ static pg_err finish_backward(pg_pass *pass, uint64_t begin, pg_err err) {
     return err;
 }
 
+static void weigh_seed(pg_pass *pass) {
+    pg_head_scale scale = pg_head_scale_of(pass->head, pass->scores);
+    float p = pg_head_probability(pass->head, scale, pass->scores[pass->klass]);
+    for (int64_t i = 0; i < pass->output_count; i++)
+        pass->seed[i] *= p;
+}
+
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     uint64_t begin = pass->mark;
     const pg_conv_prune *convs = NULL;
@@ -121,6 +129,8 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     pg_pass_mark(pass, PG_STAGE_SELECT);
     pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
                  pass->seed);
+    if (pass->pruned && pass->explain->prune.compat & PG_COMPAT_seed)
+        weigh_seed(pass);
     return finish_backward(pass, begin,
                            pg_session_backward(pass->session, pass->seed, convs, diag));
 }
