@@ -106,6 +106,13 @@ def calibrate(network, pictures, out):
     return out
 
 
+def recognised(network, pictures):
+    """How many parchgradd puts into the right class."""
+    found = cli.run("evaluate", "--model", network, "--data", pictures.folder, "--methods", "gradient", "--grid", 0,
+                    "--no-randomised", "--json", *cli.settings(INPUT))
+    return json.loads(found.stdout)["recognised"]
+
+
 def evaluate(network, data, boxes=None, stats=None, method="parchgrad", **options):
     """{metric: values [pictures]}; the order of the pictures is the same in every call."""
     command = ["evaluate", "--model", network, "--data", data, "--methods", method, "--grid", 0,

@@ -11,8 +11,10 @@ import train
 
 def load(name):
     net = {"resnet": train.ResNet, "vgg": train.VGG}[name]()
-    state = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy())
-             for t in onnx.load(measure.model(name)).graph.initializer}
+    graph = onnx.load(measure.model(name)).graph
+    state = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    # two normalisations that meet in one addition learn one bias; torch writes it once
+    state |= {n.output[0]: state[n.input[0]] for n in graph.node if n.op_type == "Identity" and n.input[0] in state}
     net.load_state_dict(state, strict=False)
     missing = [k for k in net.state_dict() if k not in state and "num_batches" not in k]
     assert not missing, missing
@@ -24,9 +26,7 @@ class Reference(parchgrad_reference.Reference):
     gradients they pass on can be told apart: balance()."""
 
     def __init__(self, name):
-        net = load(name)
-        self.blocks = []
-        super().__init__(net, size=28)
+        super().__init__(load(name), size=28)
         for i, block in enumerate(getattr(self.net, "blocks", [])):
             block.forward = self._split(i, block)
 
