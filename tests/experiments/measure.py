@@ -34,6 +34,11 @@ def interval(values, resamples=2000):
     return (values.mean(), *np.percentile(means, [2.5, 97.5]))
 
 
+def text(values, form=".4f"):
+    mean, low, high = interval(values)
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
 def verdict(values, bound=0.0):
     """Of the claim that the mean lies above `bound`."""
     _, low, high = interval(values)
@@ -50,13 +55,12 @@ class Report:
     tables: list = field(default_factory=list)
     figures: list = field(default_factory=list)
 
-    def claim(self, text, values, bound=0.0, ruling=None, digits=4):
-        """`ruling` None: confirmed if the mean of `values` is above `bound` with 95 % confidence."""
+    def claim(self, text, values, above=0.0, below=None):
+        """That the mean of `values` lies above (or, if given, below) a bound."""
         mean, low, high = interval(values)
-        ruling = ruling or verdict(values, bound)
-        self.rows.append((text, f"{mean:.{digits}g}", f"{low:.{digits}g} .. {high:.{digits}g}", ruling))
-        print(f"  {ruling:10} {mean:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]  {text}", flush=True)
-        return ruling
+        ruling = verdict(values, above) if below is None else verdict(-np.asarray(values, float), -below)
+        self.rows.append((text, f"{mean:.3g}", f"{low:.3g} .. {high:.3g}", ruling))
+        print(f"  {ruling:10} {mean:.3g} [{low:.3g}, {high:.3g}]  {text}", flush=True)
 
     def table(self, header, rows):
         self.tables.append([header, *rows])

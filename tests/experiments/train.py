@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import fashion
 
 HERE = pathlib.Path(__file__).resolve().parent
-PICTURES, EPOCHS, BATCH, RATE = 12000, 3, 64, 5e-3
+PICTURES, EPOCHS, BATCH, RATE = 20000, 3, 64, 5e-3
 
 
 def conv(cin, cout, stride=1, kernel=3):
