@@ -48,6 +48,19 @@ def test_conservation_in_chain_and_residual_network(name):
         assert distance > 1e-2
 
 
+@pytest.mark.parametrize("name", ["vgg", "resnet"])
+def test_reference_is_the_same_network(name):
+    """What networks.py measures inside the blocks is measured on the network that parchgradd explains."""
+    import networks
+    x = np.random.default_rng(2).normal(size=(1, 28, 28))
+    found = explain_list(FOLDER / f"{name}.onnx", x, "approx")
+    ref = networks.Reference(name)
+    np.testing.assert_allclose(found.logits, ref.forward(x), atol=1e-4)
+    keep = np.arange(64) % 2 == 0
+    plan = {i: keep for i in range(len(ref.layers))[-2:]}
+    assert cli.rel(found.attribution, ref.backward(3, plan)) < 1e-3  # float32, next to float64
+
+
 @needs_data
 @pytest.mark.parametrize("name", ["vgg", "resnet"])
 def test_accuracy(name, tmp_path):
