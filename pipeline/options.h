@@ -149,6 +149,9 @@ typedef struct pg_explain_options {
                                prepared for them is */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
     int scorecam_channels; /* at most this many, those that vary most; 0: all */
+    int rise_masks, rise_cells; /* random masks, of that many cells each way */
+    double rise_share;          /* of the cells that let the picture through */
+    uint64_t rise_seed;
     int occlusion_window, occlusion_stride; /* pixels */
     double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */

@@ -182,6 +182,17 @@ int pg_pass_fit(const pg_pass *pass, pg_cost step) {
     return left < one * 1e9 ? (int)(left / one) : INT_MAX;
 }
 
+/* The key says which seed and stream, the counter's upper words which frame and sample. */
+pg_sequence pg_pass_sequence(const pg_pass *pass, uint64_t seed, int sample) {
+    uint64_t key = UINT64_C(14695981039346656037); /* FNV-1a */
+    for (const char *c = pass->frame->stream; *c; c++)
+        key = (key ^ (uint8_t)*c) * UINT64_C(1099511628211);
+    key += seed;
+    uint64_t seq = pass->frame->seq;
+    return (pg_sequence){.key = {(uint32_t)key, (uint32_t)(key >> 32)},
+                         .name = {(uint32_t)seq, (uint32_t)(seq >> 32), (uint32_t)sample}};
+}
+
 void pg_pass_progress(const pg_pass *pass, int done, int planned) {
     if (pass->progress)
         pass->progress(pass->progress_user, done, planned);
