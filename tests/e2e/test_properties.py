@@ -126,7 +126,8 @@ def test_finite_gamma_tends_to_infinite(residual):
 
 @pytest.mark.parametrize("select, gamma", [("class", "inf"), ("instance", "inf"), ("list", "inf"), ("class", 3)])
 def test_kept_channels_alone_give_the_same_map(residual, chain, depthwise, select, gamma):
-    """engine.kept_channels: sums over the same products in another order; with finite gamma, the same bytes. Behind
+    """engine.kept_channels: sums over the same products in another order, which some versions of the library sum up to
+    the same bytes (that the short way is taken is test_conv_kept's); with finite gamma always the same bytes. Behind
     a depthwise convolution most of a gradient is zero, and the groups of the next may be, too: the same layers
     are then left as they are."""
     for case in (residual, chain, depthwise):
@@ -135,7 +136,7 @@ def test_kept_channels_alone_give_the_same_map(residual, chain, depthwise, selec
         assert few.layers.keys() == all_.layers.keys()
         assert [n["degenerate"] for n in few.layers.values()] == [n["degenerate"] for n in all_.layers.values()]
         if gamma == "inf":
-            assert 0 < cli.rel(few.attribution, all_.attribution) < 3e-6
+            assert cli.rel(few.attribution, all_.attribution) < 3e-6
         else:
             assert few.attribution.tobytes() == all_.attribution.tobytes()
 

@@ -256,11 +256,12 @@ Test(bf16, split_gradient) {
                 op_check_forward(&plain.c);
                 check_backward(&b, true, acts[a].lo, acts[a].hi);
                 op_check_backward(&plain.c);
+                /* terms of sums are rounded to float in some of the ways */
                 cr_assert_float_eq(b.moments.var_high, plain.moments.var_high,
-                                   1e-12 * plain.moments.mean_square_high, "row %d", i);
+                                   1e-6 * plain.moments.mean_square_high, "row %d", i);
                 cr_assert_float_eq(
                     b.moments.cov, plain.moments.cov,
-                    1e-12 * (plain.moments.mean_square_high + plain.moments.mean_square_low));
+                    1e-6 * (plain.moments.mean_square_high + plain.moments.mean_square_low));
                 op_check_close(&b.c);
                 op_check_close(&plain.c);
             }
