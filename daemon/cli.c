@@ -119,6 +119,8 @@ static pg_err take_option(pg_cli *cli, const pg_cli_option *option, const char *
         cli->config_path = value;
     } else if (option == &option_set) {
         return take_set(cli, value, diag);
+    } else if (option->key != NULL && option->value == NULL) {
+        return take_set(cli, option->key, diag);
     } else if (option->key != NULL) {
         cli->sets[cli->n_sets++] = (pg_config_set){option->name, option->key, value, true};
     }

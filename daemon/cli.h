@@ -15,7 +15,7 @@ typedef struct pg_command pg_command;
 typedef struct pg_cli_option {
     const char *name;  /* "--out"; NULL ends a table */
     const char *value; /* what its value is called in help, NULL: a flag */
-    const char *key;   /* short for --set KEY=value (taken literally), or NULL */
+    const char *key;   /* short for --set KEY=value (taken literally), or NULL; of a flag KEY=VALUE */
     const char *prose;
 } pg_cli_option;
 

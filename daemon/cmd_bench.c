@@ -32,6 +32,7 @@ static const pg_cli_option options[] = {
      "processor time instead of elapsed time, for one thread on a busy machine"},
     {"--step", NULL, NULL,
      "measure when told: for each number of runs read from stdin, one line of JSON"},
+    {"--retune", NULL, "engine.tune=always", "measure again which implementations are fastest"},
     {0},
 };
 

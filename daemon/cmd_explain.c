@@ -25,6 +25,7 @@ static const pg_cli_option options[] = {
     {"--save-output", "FILE.npy", NULL, "the network's output, float32 in its own shape"},
     {"--save-overlay", "FILE.png|jpg", NULL, "the map in colour over the picture"},
     {"--list-methods", NULL, NULL, "print the methods there are and what they cost"},
+    {"--retune", NULL, "engine.tune=always", "measure again which implementations are fastest"},
     {0},
 };
 

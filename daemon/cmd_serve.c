@@ -12,8 +12,14 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
     return err;
 }
 
+static const pg_cli_option options[] = {
+    {"--retune", NULL, "engine.tune=always", "measure again which implementations are fastest"},
+    {0},
+};
+
 const pg_command pg_command_serve = {
     .name = "serve",
+    .options = options,
     .configured = true,
     .brief = "Explain live streams until told to stop.",
     .prose =

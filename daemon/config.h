@@ -96,8 +96,6 @@ typedef struct pg_config {
     int n_streams;
     pg_limits_config limits;
     int workers;
-    /* Keys whose other values are not computed by this version: reading them is all there is. */
-    enum { PG_COMPAT_NONE } compat;
     pg_http_config http;
     pg_team_wait wait;
     pg_verbosity log_level;

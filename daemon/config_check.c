@@ -1,6 +1,7 @@
 /* What only several keys together, or the file system, can tell. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/config_impl.h"
+#include "pipeline/compat.h"
 #include "pipeline/saliency.h"
 
 static pg_err at(const pg_config_impl *impl, const char *key, pg_diag *diag, const char *sentence) {
@@ -92,6 +94,14 @@ pg_err pg_config_check(pg_config_impl *impl, pg_diag *diag) {
     if (c->explain.prune.select == PG_SELECT_LIST && c->explain.prune.n_lists == 0)
         return at(impl, "parchgrad.select", diag,
                   "parchgrad.select is list, but parchgrad.list names no channels");
+    if (c->explain.prune.compat != PG_COMPAT_NONE && isfinite(c->explain.prune.gamma))
+        return at(impl, "parchgrad.compat", diag,
+                  "parchgrad.compat follows code that fails for a finite parchgrad.gamma: set "
+                  "compat to none, or gamma to inf");
+    if (c->explain.prune.compat != PG_COMPAT_NONE && c->explain.prune.conserve == PG_CONSERVE_EXACT)
+        return at(impl, "parchgrad.compat", diag,
+                  "parchgrad.compat follows code that has no parchgrad.conserve: exact: set "
+                  "compat to none, or conserve to approx");
     if (c->n_streams > c->limits.streams)
         return at(impl, "limits.streams", diag, "limits.streams is less than the streams named");
     pg_err err = check_method(impl, "explain.method", c->explain.method, diag);

@@ -68,6 +68,7 @@ PG_CONFIG_READER(size);
 PG_CONFIG_READER(level);
 PG_CONFIG_READER(layers);
 PG_CONFIG_READER(list);
+PG_CONFIG_READER(compat);
 PG_CONFIG_READER(methods);
 PG_CONFIG_READER(crp_channels);
 PG_CONFIG_READER(baseline);

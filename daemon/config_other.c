@@ -5,6 +5,7 @@
 
 #include "daemon/config_impl.h"
 #include "kernels/tensor.h"
+#include "pipeline/compat.h"
 #include "pipeline/model.h"
 
 static pg_err no_memory(pg_diag *diag) {
@@ -238,6 +239,33 @@ PG_CONFIG_READER(list) {
     prune->lists = lists;
     prune->n_lists = n;
     return PG_OK;
+}
+
+/* The switch of that name, PG_COMPAT_NONE if there is none. */
+static unsigned compat_of(const pg_yaml *node) {
+    for (int i = 0; node->kind == PG_YAML_SCALAR && i < PG_COMPAT_COUNT; i++)
+        if (strcmp(node->text, pg_compat_name(i)) == 0)
+            return 1u << i;
+    return PG_COMPAT_NONE;
+}
+
+PG_CONFIG_READER(compat) {
+    (void)impl, (void)key;
+    unsigned set = PG_COMPAT_NONE;
+    bool all = node->kind == PG_YAML_SCALAR && strcmp(node->text, "reference") == 0;
+    bool ok = all || node->kind == PG_YAML_LIST ||
+              (node->kind == PG_YAML_SCALAR && strcmp(node->text, "none") == 0);
+    for (const pg_yaml *entry = node->first; ok && entry != NULL; entry = entry->next) {
+        ok = compat_of(entry) != PG_COMPAT_NONE;
+        set |= compat_of(entry);
+    }
+    ((pg_config *)base)->explain.prune.compat = all ? PG_COMPAT_REFERENCE : set;
+    if (ok)
+        return PG_OK;
+    pg_fail(diag, PG_ECONFIG, "%s: %s must be none, reference or a list of", node->where, path);
+    for (int i = 0; i < PG_COMPAT_COUNT; i++)
+        pg_diag_append(diag, "%s %s", i == 0 ? "" : ",", pg_compat_name(i));
+    return PG_ECONFIG;
 }
 
 PG_CONFIG_READER(baseline) {

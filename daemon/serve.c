@@ -2,6 +2,7 @@
 #include "daemon/serve.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "daemon/clock.h"
@@ -10,6 +11,7 @@
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/signals.h"
+#include "kernels/op.h"
 
 /* Milliseconds from SIGTERM: queued frames may still start, computing ones may still end; the rest
  * of the five seconds is for the sockets' last messages. */
@@ -36,8 +38,19 @@ static pg_err start(server *s, pg_diag *diag) {
     return err;
 }
 
+/* oneDNN's reference loops are a hundred times slower than what it has for usual shapes. */
+static void warn_of_slow_nodes(const pg_model *model) {
+    for (int i = 0; i < pg_model_op_count(model); i++) {
+        const pg_op *op = pg_model_op(model, i);
+        if (op->impl != NULL && strstr(op->impl, "ref:") != NULL)
+            pg_log(PG_VERBOSITY_WARNING, NULL, "node '%s' runs a slow implementation: %s", op->node,
+                   op->impl);
+    }
+}
+
 static void announce(server *s) {
     const pg_model_info *model = pg_model_get_info(pg_explainer_model(s->engine->explainer));
+    warn_of_slow_nodes(pg_explainer_model(s->engine->explainer));
     set_ready(s, true);
     pg_log(PG_VERBOSITY_INFO, NULL, "ready: %s, %d worker%s, method %s", model->path,
            s->config->workers, s->config->workers == 1 ? "" : "s", s->config->explain.method);

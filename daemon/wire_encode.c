@@ -6,6 +6,7 @@
 #include "daemon/wire.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
+#include "pipeline/compat.h"
 #include "pipeline/saliency.h"
 
 bool pg_wire_buffer_reserve(pg_wire_buffer *buffer, size_t size) {
@@ -166,6 +167,17 @@ static int put_keys(msgpack_packer *p, const char *method, const pg_config *conf
     return count;
 }
 
+/* Switches of parchgrad.compat that are on, if any. */
+static void put_compat(msgpack_packer *p, unsigned compat) {
+    if (compat == PG_COMPAT_NONE)
+        return;
+    put_text(p, "compat");
+    msgpack_pack_array(p, (size_t)__builtin_popcount(compat));
+    for (int i = 0; i < PG_COMPAT_COUNT; i++)
+        if (compat & 1u << i)
+            put_text(p, pg_compat_name(i));
+}
+
 static void put_params(msgpack_packer *p, const pg_explanation *e, const pg_wire_context *c) {
     static const char *const reduces[] = {"mean_abs", "max_abs", "sum_abs", "sum"};
     static const char *const selects[] = {"class", "instance", "list", "random", "none"};
@@ -174,7 +186,8 @@ static void put_params(msgpack_packer *p, const pg_explanation *e, const pg_wire
     const pg_saliency *method = pg_saliency_find(e->method);
     bool prunes = method != NULL && method->prunes;
     put_text(p, "params");
-    msgpack_pack_map(p, (size_t)((prunes ? 6 : 2) + put_keys(NULL, e->method, c->config)));
+    int of_pruning = !prunes ? 0 : o->prune.compat == PG_COMPAT_NONE ? 4 : 5;
+    msgpack_pack_map(p, (size_t)(2 + of_pruning + put_keys(NULL, e->method, c->config)));
     put_keys(p, e->method, c->config);
     put_key_text(p, "reduce", reduces[o->reduce]);
     put_key_real(p, "smooth", o->smooth);
@@ -187,6 +200,7 @@ static void put_params(msgpack_packer *p, const pg_explanation *e, const pg_wire
         put_key_real(p, "quantile", o->prune.quantile);
     put_key_real(p, "gamma", o->prune.gamma);
     put_key_text(p, "conserve", conserves[o->prune.conserve]);
+    put_compat(p, o->prune.compat);
 }
 
 static void put_map(msgpack_packer *p, const pg_explanation *e, double scale, int zero) {

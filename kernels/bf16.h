@@ -1,5 +1,5 @@
-/* bfloat16: the upper half of a float32. Eight bits of mantissa, rounded to nearest even: a value is
- * off by at most 2^-9 of itself. Processors that multiply such pairs add into float32, so it is
+/* bfloat16: the upper half of a float32. Eight bits of mantissa, rounded to nearest even: a value
+ * is off by at most 2^-9 of itself. Processors that multiply such pairs add into float32, so it is
  * the inputs of a product that are rounded, never its sum. */
 #ifndef PG_KERNELS_BF16_H
 #define PG_KERNELS_BF16_H

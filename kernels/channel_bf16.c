@@ -17,20 +17,17 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- the gradient ---- */
 
-/* What the activation lets through of element i; without one everything, infinities included. */
-static inline float passed(const pg_bf16_gradient *g, int64_t i) {
-    bool passes = g->dst == NULL || (g->dst[i] > g->act.lo && g->dst[i] < g->act.hi);
-    return passes ? g->d_dst[i] : 0.0f;
-}
-
-/* The constants `act` and `skip` make a loop without tests of each of the four kinds. */
+/* Elements [first, last) of out and, if `skip`, of g.skip. act and skip are constants in every
+ * call: each is a loop without tests. */
 static inline __attribute__((always_inline)) void
 gradient_loop(int64_t first, int64_t last, pg_bf16_gradient g, bool act, bool skip) {
-    if (!act)
-        g.dst = NULL;
+    const float *d_dst = g.d_dst, *dst = g.dst;
+    float lo = g.act.lo, hi = g.act.hi;
 #pragma omp simd /* skip may be d_dst: element by element that is right */
     for (int64_t i = first; i < last; i++) {
-        float v = passed(&g, i);
+        float v = d_dst[i];
+        if (act)
+            v = dst[i] > lo && dst[i] < hi ? v : 0.0f;
         g.out[i] = pg_bf16_round(v);
         if (skip)
             g.skip[i] = v;
@@ -59,28 +56,47 @@ void pg_bf16_round_all(int64_t count, const float *x, pg_bf16 *out) {
 
 /* ---- with group sums ---- */
 
+enum { BLOCK = 256 };
+
+/* What the activation lets through of elements [at, at + count), the unrounded sources of out. */
+static inline void pass_block(const pg_bf16_gradient *g, int64_t at, int64_t count, float *v) {
+    const float *d_dst = g->d_dst + at;
+    memcpy(v, d_dst, (size_t)count * sizeof *v);
+    if (g->dst == NULL)
+        return;
+    const float *dst = g->dst + at;
+    float lo = g->act.lo, hi = g->act.hi;
+    for (int64_t i = 0; i < count; i++)
+        v[i] = dst[i] > lo && dst[i] < hi ? v[i] : 0.0f;
+}
+
+static inline void add_block(int64_t count, const float *v, const double *w_high,
+                             const double *w_low, double *high, double *low) {
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        for (int j = 0; j < LANES; j++) {
+            high[j] += (double)v[k + j] * w_high[k + j];
+            low[j] += (double)v[k + j] * w_low[k + j];
+        }
+    for (; k < count; k++) {
+        high[k % LANES] += (double)v[k] * w_high[k];
+        low[k % LANES] += (double)v[k] * w_low[k];
+    }
+}
+
 PG_CLONES static void sums_range(int64_t first, int64_t last, int64_t channels,
                                  const pg_bf16_gradient *g, const double *w_high,
                                  const double *w_low, double *s_high, double *s_low) {
-    enum { BLOCK = 256 };
+    float v[BLOCK];
     for (int64_t p = first; p < last; p++) {
         double high[LANES] = {0}, low[LANES] = {0};
         for (int64_t c = 0; c < channels; c += BLOCK) {
-            int64_t count = smaller(BLOCK, channels - c), at = p * channels + c, k = 0;
-            float v[BLOCK];
+            int64_t count = smaller(BLOCK, channels - c), at = p * channels + c;
+            pg_bf16 *out = g->out + at;
+            pass_block(g, at, count, v);
             for (int64_t i = 0; i < count; i++)
-                v[i] = passed(g, at + i);
-            for (int64_t i = 0; i < count; i++)
-                g->out[at + i] = pg_bf16_round(v[i]);
-            for (; k + LANES <= count; k += LANES)
-                for (int j = 0; j < LANES; j++) {
-                    high[j] += (double)v[k + j] * w_high[c + k + j];
-                    low[j] += (double)v[k + j] * w_low[c + k + j];
-                }
-            for (; k < count; k++) {
-                high[k % LANES] += (double)v[k] * w_high[c + k];
-                low[k % LANES] += (double)v[k] * w_low[c + k];
-            }
+                out[i] = pg_bf16_round(v[i]);
+            add_block(count, v, w_high + c, w_low + c, high, low);
             if (g->skip)
                 memcpy(g->skip + at, v, (size_t)count * sizeof *v);
         }
@@ -105,8 +121,8 @@ void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const pg
 
 /* ---- groups ---- */
 
-PG_CLONES static void scale_range(int64_t first, int64_t last, int64_t channels,
-                                  const float *scale, pg_bf16 *x) {
+PG_CLONES static void scale_range(int64_t first, int64_t last, int64_t channels, const float *scale,
+                                  pg_bf16 *x) {
     for (int64_t p = first; p < last; p++) {
         pg_bf16 *row = x + p * channels;
         for (int64_t c = 0; c < channels; c++)

@@ -27,32 +27,13 @@ void pg_channel_affine(int64_t positions, int64_t channels, const float *x, cons
 void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d_dst,
                              const float *dst, pg_act_range act, float *out);
 
-/* s_high[p] = sum over c of w_high[c] g[p,c], and the same for s_low. */
-void pg_channel_group_sums(int64_t positions, int64_t channels, const float *g,
-                           const double *w_high, const double *w_low, double *s_high,
-                           double *s_low);
-
-/* Both in one pass over memory: out as pg_channel_act_backward makes it, the sums those of out. */
-void pg_channel_act_group_sums(int64_t positions, int64_t channels, const float *d_dst,
-                               const float *dst, pg_act_range act, const double *w_high,
-                               const double *w_low, float *out, double *s_high, double *s_low);
-
-/* out[p,k] = scale * x[p,index[k]] for k < kept, 0 for kept <= k < width: the channels that are
- * kept side by side. out, [positions, width], does not overlap x. */
-void pg_channel_gather(int64_t positions, int64_t channels, const float *x, const int32_t *index,
-                       int64_t kept, int64_t width, float scale, float *out);
-
-/* Moments of two maps of `positions` values (two passes, so that a large mean costs nothing). */
-void pg_channel_moments(int64_t positions, const double *s_high, const double *s_low,
-                        pg_group_moments *out);
-
-/* y[p,c] = y[p,c] + skip[p,c], clamped to `act`. */
+/* y[p,c] = y[p,c] + skip[p,c] (NULL: + 0), clamped to `act`. */
 void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
                         pg_act_range act);
 
 /* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]); in the same pass skip is added to
- * y (NULL: nothing), and the sum clamped to `act`. `scratch`: pg_channel_gap_scratch() bytes,
- * aligned for double. */
+ * y (NULL: nothing), and the sum clamped to `act` (without skip and with infinite bounds y is only
+ * read). `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
 size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);
 void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *skip,
                     const float *shift, const float *inverse, pg_act_range act, void *scratch,

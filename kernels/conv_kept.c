@@ -1,7 +1,10 @@
-/* What it takes: a gather of the kept columns of the gradient (a pass over it that also scales),
- * and the kept rows of the weights in the library's layout. The number of channels is fixed when
- * the primitive is made; masks that keep fewer are filled up with zero columns and rows, which
- * change no sum.
+/* What it takes: the kept columns of the gradient side by side, which the pass that measures the
+ * groups leaves here (channel_split.h), and the kept rows of the weights in the library's layout.
+ * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
+ * with rows of zeros, which change no sum.
+ *
+ * Three ways: the library's convolution of fewer output channels; for a depthwise convolution, its
+ * convolution of fewer channels on both sides; for the first layer, conv_scatter.h.
  *
  * Packing rows reads and writes them about twice, which for the small maps of late layers is not
  * little beside the convolution itself. A class's mask is the same for every frame, so packed rows
@@ -12,13 +15,10 @@
 #include <string.h>
 
 #include "kernels/channel_bf16.h"
-#include "kernels/channel_ops.h"
 #include "kernels/mem.h"
 
 enum {
     BLOCK = 16,      /* channels the library works on at a time */
-    ENTRIES_MAX = 4, /* masks remembered, if they fit into */
-    CACHE_BYTES = 8 << 20,
     PACK_FLOPS = 200, /* what convolution computes while one weight is packed: 70 to 240 measured
                          on layers of ResNet-50 and VGG16, one thread and two */
     PARALLEL_ROWS = 16384 /* weights that are copied in the time a second thread takes to start */
@@ -26,7 +26,7 @@ enum {
 
 typedef struct entry {
     uint8_t *keep;  /* [channels] */
-    void *weights;  /* [path.packed_bytes] */
+    void *weights;  /* [packed_bytes] */
     uint64_t used;  /* when: 0 of a mask that will not come again */
     bool filled;
 } entry;
@@ -34,10 +34,13 @@ typedef struct entry {
 struct pg_conv_kept_state {
     pg_conv_run run;
     char *scratch;
-    int32_t *index; /* [capacity] channels kept */
+    float *d_src;
+    pg_live *live;           /* NULL: d_src is dense */
+    int32_t *channel, *from; /* [capacity] the columns */
+    int64_t count;           /* of them that are no filling */
     uint64_t clock;
     int n_entries;
-    entry entries[ENTRIES_MAX];
+    entry *entries; /* [n_entries] */
 };
 
 static size_t take(size_t *end, size_t bytes) {
@@ -66,40 +69,68 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
 }
 
 static void plan(pg_conv_kept *kept) {
-    size_t capacity = (size_t)kept->capacity, fit = CACHE_BYTES / kept->path.packed_bytes;
-    kept->entries = fit < 1 ? 1 : fit > ENTRIES_MAX ? ENTRIES_MAX : (int)fit;
-    kept->state_bytes = (size_t)kept->entries * kept->path.packed_bytes;
-    size_t *end = &kept->scratch_bytes;
-    kept->gradient = take(end, (size_t)kept->positions * capacity * element(kept));
+    size_t capacity = (size_t)kept->capacity;
+    size_t *end = &kept->scratch_bytes,
+           in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
+    kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
     kept->staging = take(end, capacity * (size_t)kept->row * element(kept));
-    kept->scratch = take(end, kept->path.scratch_bytes);
+    kept->result = take(end, in_positions * capacity * sizeof(float));
+    kept->scratch =
+        take(end, kept->scatter.capacity ? kept->scatter.scratch_bytes : kept->path.scratch_bytes);
+}
+
+/* Finds the way; leaves packed_bytes 0 if there is none. */
+static pg_err choose_way(const pg_conv_path_spec *full, int64_t capacity, pg_conv_kept *kept,
+                         pg_diag *diag) {
+    pg_conv_geometry g = *full->geometry;
+    const pg_conv_path_spec spec = {.geometry = &g,
+                                    .backward = true,
+                                    .library_only = full->library_only,
+                                    .bf16 = full->bf16};
+    if (!full->library_only && !full->bf16)
+        pg_conv_scatter_make(full->geometry, capacity, &kept->scatter);
+    kept->packed_bytes = kept->scatter.packed_bytes;
+    kept->impl = "own";
+    if (kept->scatter.capacity)
+        return PG_OK;
+    g.out_c = capacity;
+    if (kept->depthwise)
+        g.groups = g.in_c = capacity;
+    pg_err err = pg_conv_path_make(&spec, &kept->path, diag);
+    if (!err && !strstr(kept->path.impl, "ref")) /* the library's slow loop: nothing gained */
+        kept->packed_bytes = kept->path.packed_bytes;
+    kept->impl = kept->path.impl;
+    return err;
 }
 
 pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
                          pg_diag *diag) {
-    pg_conv_geometry g = *full->geometry;
-    *out = (pg_conv_kept){.channels = g.out_c,
-                           .positions = g.out_h * g.out_w,
-                           .row = g.in_c * g.k_h * g.k_w,
-                           .bf16 = full->bf16};
-    if (g.groups != 1 || most < 1 || blocks(most) >= blocks(g.out_c))
+    const pg_conv_geometry *g = full->geometry;
+    *out =
+        (pg_conv_kept){.channels = g->out_c,
+                       .positions = g->out_h * g->out_w,
+                       .in_positions = g->in_h * g->in_w,
+                       .row = g->in_c / g->groups * g->k_h * g->k_w,
+                       .bf16 = full->bf16,
+                       .depthwise = g->groups > 1 && g->groups == g->in_c && g->in_c == g->out_c};
+    if ((g->groups != 1 && !out->depthwise) || most < 1 || blocks(most) >= blocks(g->out_c))
         return PG_OK;
-    g.out_c = blocks(most) * BLOCK;
-    const pg_conv_path_spec spec = {.geometry = &g,
-                                    .backward = true,
-                                    .library_only = full->library_only,
-                                    .bf16 = full->bf16,
-                                    .in_bf16 = full->bf16};
-    pg_err err = pg_conv_path_make(&spec, &out->path, diag);
-    if (!err && !copy_rows(out, full->weights))
+    pg_err err = choose_way(full, blocks(most) * BLOCK, out, diag);
+    if (!err && out->packed_bytes && !copy_rows(out, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
-    if (err || strstr(out->path.impl, "ref")) { /* the library's slow loop: nothing gained */
+    if (err || !out->packed_bytes) {
         pg_conv_kept_free(out);
         return err;
     }
-    out->capacity = g.out_c;
+    out->capacity = blocks(most) * BLOCK;
     plan(out);
+    pg_conv_kept_remember(out, 1);
     return PG_OK;
+}
+
+void pg_conv_kept_remember(pg_conv_kept *kept, int masks) {
+    kept->entries = masks;
+    kept->state_bytes = (size_t)masks * kept->packed_bytes;
 }
 
 void pg_conv_kept_free(pg_conv_kept *kept) {
@@ -112,25 +143,35 @@ void pg_conv_kept_free(pg_conv_kept *kept) {
 
 static bool alloc_entry(const pg_conv_kept *kept, entry *e) {
     e->keep = pg_calloc((size_t)kept->channels, 1);
-    e->weights = pg_malloc(kept->path.packed_bytes);
+    e->weights = pg_malloc(kept->packed_bytes);
     return e->keep && e->weights;
 }
 
-pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, void *scratch,
+static float *place(const pg_conv_kept_state *s, size_t offset) {
+    return (float *)(void *)(s->scratch + offset);
+}
+
+pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, pg_live *live, void *scratch,
                          pg_conv_kept_state **out, pg_diag *diag) {
     pg_conv_kept_state *s = *out = pg_calloc(1, sizeof *s);
     if (s == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
     s->scratch = scratch;
-    s->index = pg_calloc((size_t)kept->capacity, sizeof *s->index);
-    s->n_entries = kept->entries;
-    bool ok = s->index != NULL;
-    for (int i = 0; i < kept->entries; i++)
+    s->d_src = d_src;
+    s->live = kept->depthwise && live && live->most >= kept->capacity ? live : NULL;
+    s->channel = pg_calloc((size_t)kept->capacity, sizeof *s->channel);
+    s->from = pg_calloc((size_t)kept->capacity, sizeof *s->from);
+    s->entries = pg_calloc((size_t)kept->entries, sizeof *s->entries);
+    s->n_entries = s->entries ? kept->entries : 0;
+    bool ok = s->channel && s->from && s->entries;
+    for (int i = 0; i < s->n_entries; i++)
         ok = alloc_entry(kept, &s->entries[i]) && ok;
-    const void *gradient = s->scratch + kept->gradient;
-    pg_err err = ok ? pg_conv_run_make(&kept->path, gradient, d_src, s->scratch + kept->scratch,
-                                       &s->run, diag)
-                    : pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_err err = ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
+    bool direct = !kept->depthwise || s->live;
+    if (!err && !kept->scatter.capacity)
+        err = pg_conv_run_make(&kept->path, place(s, kept->gradient),
+                               direct ? d_src : place(s, kept->result), place(s, kept->scratch),
+                               &s->run, diag);
     if (err)
         pg_conv_kept_unbind(out);
     return err;
@@ -141,11 +182,13 @@ void pg_conv_kept_unbind(pg_conv_kept_state **state) {
     if (s == NULL)
         return;
     pg_conv_run_free(&s->run);
-    for (int i = 0; i < ENTRIES_MAX; i++) {
+    for (int i = 0; i < s->n_entries; i++) {
         pg_free(s->entries[i].keep);
         pg_free(s->entries[i].weights);
     }
-    pg_free(s->index);
+    pg_free(s->entries);
+    pg_free(s->channel);
+    pg_free(s->from);
     pg_free(s);
     *state = NULL;
 }
@@ -159,8 +202,11 @@ static int find(const pg_conv_kept *kept, const pg_conv_kept_state *s, const uin
 }
 
 bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, const uint8_t *keep,
-                       int64_t count, bool lasting) {
-    if (count > kept->capacity)
+                       bool lasting) {
+    int64_t count = 0;
+    for (int64_t c = 0; c < kept->channels; c++)
+        count += keep[c] != 0;
+    if (count > kept->capacity || count == 0)
         return false;
     if (lasting || find(kept, s, keep) >= 0)
         return true;
@@ -170,19 +216,44 @@ bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, co
 
 /* ---- execute ---- */
 
-static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
-                   int64_t count, entry *e) {
+pg_conv_columns pg_conv_kept_choose(const pg_conv_kept *kept, pg_conv_kept_state *s,
+                                    const uint8_t *keep) {
+    int64_t k = 0;
+    for (int64_t c = 0; c < kept->channels && k < kept->capacity; c++)
+        if (keep[c]) {
+            s->channel[k] = (int32_t)c;
+            s->from[k] = (int32_t)k;
+            k++;
+        }
+    pg_assert(k > 0);
+    s->count = k;
+    for (; k < kept->capacity; k++) {
+        s->channel[k] = s->channel[0];
+        s->from[k] = 0;
+    }
+    return (pg_conv_columns){s->count, s->channel, s->from};
+}
+
+float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state *s) {
+    return place(s, kept->gradient);
+}
+
+static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
     char *staging = s->scratch + kept->staging;
     const char *rows = kept->rows;
     size_t bytes = (size_t)kept->row * element(kept);
+    pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
 #pragma omp parallel for schedule(static) if (kept->capacity * kept->row > PARALLEL_ROWS)
     for (int64_t k = 0; k < kept->capacity; k++)
-        if (k < count)
-            memcpy(staging + (size_t)k * bytes, rows + (size_t)s->index[k] * bytes, bytes);
+        if (k < s->count)
+            memcpy(staging + (size_t)k * bytes, rows + (size_t)s->channel[k] * bytes, bytes);
         else
             memset(staging + (size_t)k * bytes, 0, bytes);
-    pg_err err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+    if (kept->scatter.capacity)
+        pg_conv_scatter_pack(&kept->scatter, place(s, kept->staging), e->weights);
+    else
+        err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);
@@ -190,9 +261,9 @@ static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_
     return PG_OK;
 }
 
-/* Makes the run use the rows of this mask. */
-static pg_err use(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
-                  int64_t count, bool lasting) {
+/* The rows of this mask, packed. */
+static pg_err find_or_pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
+                           bool lasting, entry **out) {
     int at = find(kept, s, keep);
     bool known = at >= 0;
     if (!known)
@@ -200,28 +271,44 @@ static pg_err use(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t
     for (int i = 1; !known && i < s->n_entries; i++)
         if (s->entries[i].used < s->entries[at].used)
             at = i;
-    entry *e = &s->entries[at];
+    entry *e = *out = &s->entries[at];
     e->used = lasting ? ++s->clock : 0;
-    return known ? pg_conv_run_use(&s->run, e->weights) : pack(kept, s, keep, count, e);
+    return known ? PG_OK : pack(kept, s, keep, e);
+}
+
+/* A depthwise convolution's result, for a reader who wants all channels. */
+static void spread(const pg_conv_kept *kept, const pg_conv_kept_state *s) {
+    const float *from = place(s, kept->result);
+    int64_t channels = kept->channels, n = kept->in_positions;
+#pragma omp parallel for schedule(static) if (n * channels > PARALLEL_ROWS)
+    for (int64_t p = 0; p < n; p++) {
+        float *row = s->d_src + p * channels;
+        memset(row, 0, (size_t)channels * sizeof *row);
+        for (int64_t k = 0; k < s->count; k++)
+            row[s->channel[k]] = from[p * kept->capacity + k];
+    }
 }
 
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
-                            int64_t count, bool lasting, float scale, const void *gradient) {
-    int64_t k = 0;
-    pg_assert(count <= kept->capacity);
-    for (int64_t c = 0; c < kept->channels; c++)
-        if (keep[c])
-            s->index[k++] = (int32_t)c;
-    pg_assert(k == count);
-    pg_err err = use(kept, s, keep, count, lasting);
-    if (err)
-        return err;
-    void *gathered = s->scratch + kept->gradient;
-    if (kept->bf16)
-        pg_channel_gather_bf16(kept->positions, kept->channels, gradient, s->index, count,
-                               kept->capacity, scale, gathered);
-    else
-        pg_channel_gather(kept->positions, kept->channels, gradient, s->index, count,
-                          kept->capacity, scale, gathered);
-    return pg_conv_run_execute(&kept->path, &s->run);
+                            bool lasting) {
+    entry *e;
+    pg_err err = find_or_pack(kept, s, keep, lasting, &e);
+    if (!err && kept->scatter.capacity) {
+        pg_conv_scatter_run(&kept->scatter, e->weights, s->count, place(s, kept->gradient),
+                            place(s, kept->scratch), s->d_src);
+        return PG_OK;
+    }
+    if (!err)
+        err = pg_conv_run_use(&s->run, e->weights);
+    if (!err)
+        err = pg_conv_run_execute(&kept->path, &s->run);
+    if (!err && s->live) {
+        s->live->keep = keep;
+        s->live->count = s->count;
+        s->live->width = kept->capacity;
+        s->live->lasting = lasting;
+    } else if (!err && kept->depthwise) {
+        spread(kept, s);
+    }
+    return err;
 }

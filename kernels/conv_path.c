@@ -1,11 +1,14 @@
-/* oneDNN is asked twice. First for channels-last input and output, which is what everything around
- * a convolution uses; on any processor with vector units there is a good implementation for that.
- * If the answer is the reference loop (a thousand times slower), it is asked again to choose its
- * own layouts, and the two reorders this takes become part of the path. If that is the reference
- * loop too, it is accepted, and its name shows in `inspect`.
+/* By default oneDNN is asked twice. First for channels-last input and output, which is what
+ * everything around a convolution uses; on any processor with vector units there is a good
+ * implementation for that. If the answer is the reference loop (a thousand times slower), it is
+ * asked again to choose its own layouts, and the two reorders this takes become part of the path.
+ * If that is the reference loop too, it is accepted, and its name shows in `inspect`.
  *
  * Weights are handed over in whatever layout the library asks for: forward and backward want
- * different ones, so each path packs its own copy. */
+ * different ones, so each path packs its own copy.
+ *
+ * There are other ways (pg_conv_ways), and which is the fastest depends on shape, processor and
+ * library version: conv_tune.h measures. */
 #include "kernels/conv_path.h"
 
 #include <stdio.h>
@@ -16,6 +19,20 @@
 
 static const pg_conv_kernel *const own_kernels[] = {
     &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
+
+const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
+    {.name = "default"},
+    {.name = "second", .nth = 1},
+    {.name = "apart", .apart = true}, /* some implementations cannot add: 2.6's brgconv_1x1 */
+    {.name = "blocked", .any = true},
+    {.name = "winograd", .winograd = true, .any = true},
+    {.name = "winograd-second", .winograd = true, .any = true, .nth = 1},
+    {.name = "flip", .flipped = true},
+    {.name = "flip-second", .flipped = true, .nth = 1},
+    {.name = "flip-blocked", .flipped = true, .any = true},
+    {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
+    {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
+};
 
 static size_t round_up(size_t bytes) {
     return (bytes + PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
@@ -83,6 +100,8 @@ static void skip_broken(const pg_conv_geometry *g, dnnl_primitive_desc_t *pd) {
 static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t tag,
                               dnnl_primitive_desc_t *out) {
     const pg_dnnl_conv *conv = &spec->geometry->dnnl;
+    const bool winograd = spec->way->winograd;
+    const int nth = spec->way->nth;
     dnnl_primitive_attr_t attr = NULL;
     mds m = {0};
     *out = NULL;
@@ -91,16 +110,20 @@ static dnnl_status_t describe(const pg_conv_path_spec *spec, dnnl_format_tag_t t
     dnnl_status_t status =
         pg_dnnl_attr(spec->add ? m.dst : NULL, spec->act, spec->lo, spec->hi, &attr);
     if (!status && !spec->backward)
-        status = pg_dnnl_conv_forward(conv, m.src, m.weights, m.bias, m.dst, attr, out);
+        status =
+            pg_dnnl_conv_forward(conv, winograd, nth, m.src, m.weights, m.bias, m.dst, attr, out);
     if (!status && !spec->backward)
         skip_broken(spec->geometry, out);
     if (!status && spec->backward) {
-        const pg_conv_path_spec forward = {
-            .geometry = spec->geometry, .bf16 = spec->bf16, .out_bf16 = spec->bf16};
+        const pg_conv_path_spec forward = {.geometry = spec->geometry,
+                                           .bf16 = spec->bf16,
+                                           .out_bf16 = spec->bf16,
+                                           .way = pg_conv_ways};
         dnnl_primitive_desc_t hint = NULL;
         status = describe(&forward, tag, &hint);
         if (!status)
-            status = pg_dnnl_conv_backward(conv, m.src, m.weights, m.dst, hint, attr, out);
+            status = pg_dnnl_conv_backward(conv, winograd, nth, m.src, m.weights, m.dst, hint, attr,
+                                           out);
         if (!status) /* while the hint lives: the library asks it again */
             skip_broken(spec->geometry, out);
         if (hint)
@@ -139,35 +162,88 @@ static bool adds_well(const_dnnl_primitive_desc_t pd) {
     return !is_slow(pd) && strstr(impl_of(pd), "gemm") == NULL;
 }
 
-/* An addition is done by the library only where that costs no reorders: channels-last. */
-static dnnl_status_t choose_sum(const pg_conv_path_spec *spec, bool *adds,
-                                dnnl_primitive_desc_t *out) {
-    pg_conv_path_spec plain = *spec;
-    *adds = false;
-    plain.add = false;
-    if (spec->backward || spec->add)
-        plain.act = PG_ACT_NONE;
-    if (spec->backward || !spec->add)
-        return choose_plain(&plain, out);
-    dnnl_status_t status = describe(spec, dnnl_nhwc, out);
-    if (!status && adds_well(*out)) {
-        *adds = true;
-        return status;
-    }
-    if (*out)
-        dnnl_primitive_desc_destroy(*out);
-    return choose_plain(&plain, out);
+static void give_up(dnnl_primitive_desc_t *pd) {
+    if (*pd)
+        dnnl_primitive_desc_destroy(*pd);
+    *pd = NULL;
 }
 
-static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *adds, dnnl_primitive_desc_t *out) {
+/* Just this way, at speed or not at all. oneDNN 2.6.3's own backward Winograd is wrong where
+ * padding is uneven (found by tests/kernel/test_conv_tune.c); flipped it is right. */
+static dnnl_status_t choose_way(const pg_conv_path_spec *spec, dnnl_primitive_desc_t *out) {
+    if (spec->backward && spec->way->winograd)
+        return dnnl_unimplemented;
+    dnnl_status_t status = describe(spec, spec->way->any ? dnnl_format_tag_any : dnnl_nhwc, out);
+    if (status || !is_slow(*out))
+        return status;
+    give_up(out);
+    return dnnl_unimplemented;
+}
+
+/* An addition is done by the library only where that costs no reorders: channels-last. */
+static dnnl_status_t choose_sum(pg_conv_path_spec spec, bool *whole, dnnl_primitive_desc_t *out) {
+    bool first = spec.way == pg_conv_ways;
+    dnnl_status_t status = dnnl_unimplemented;
+    *whole = true;
+    *out = NULL;
+    if (spec.add && !spec.way->apart && !spec.way->any)
+        status = describe(&spec, dnnl_nhwc, out);
+    if (spec.add && !status && adds_well(*out))
+        return status;
+    give_up(out);
+    if (!spec.add && !spec.way->apart && first)
+        return choose_plain(&spec, out);
+    if (!spec.add && !spec.way->apart && (status = choose_way(&spec, out)) == dnnl_success)
+        return status;
+    if (!spec.add && spec.act == PG_ACT_NONE)
+        return status;
+    *whole = spec.add = false;
+    spec.act = PG_ACT_NONE;
+    return first ? choose_plain(&spec, out) : choose_way(&spec, out);
+}
+
+static dnnl_status_t choose(const pg_conv_path_spec *spec, bool *whole,
+                            dnnl_primitive_desc_t *out) {
     pg_conv_path_spec in_float = *spec;
     in_float.bf16 = false;
-    dnnl_status_t status = choose_sum(spec, adds, out);
+    dnnl_status_t status = choose_sum(*spec, whole, out);
     if (!spec->bf16 || (!status && !is_slow(*out)))
         return status;
-    if (*out)
-        dnnl_primitive_desc_destroy(*out);
-    return choose_sum(&in_float, adds, out);
+    give_up(out);
+    return choose_sum(in_float, whole, out);
+}
+
+/* ---- backward as a forward convolution ---- */
+
+/* d_src is the convolution of d_dst with the weights turned by half a turn, inputs and outputs
+ * exchanged, padded by what the kernel reaches beyond the forward one's padding. */
+static bool flip_geometry(const pg_conv_geometry *g, pg_conv_geometry *out) {
+    *out = *g;
+    out->in_c = g->out_c, out->in_h = g->out_h, out->in_w = g->out_w;
+    out->out_c = g->in_c, out->out_h = g->in_h, out->out_w = g->in_w;
+    const int64_t k[2] = {g->k_h, g->k_w}, in[2] = {g->out_h, g->out_w};
+    const int64_t dst[2] = {g->in_h, g->in_w};
+    for (int i = 0; i < 2; i++) {
+        int64_t reach = (k[i] - 1) * (g->dnnl.dilates[i] + 1);
+        int64_t begin = reach - g->dnnl.pad_begin[i], end = dst[i] + reach - in[i] - begin;
+        if (g->groups != 1 || g->dnnl.strides[i] != 1 || begin < 0 || end < 0)
+            return false;
+        out->dnnl.pad_begin[i] = begin;
+        out->dnnl.pad_end[i] = end;
+    }
+    return true;
+}
+
+/* [out_c, in_c, taps] -> [in_c, out_c, taps backwards] */
+static float *flip_weights(const pg_conv_geometry *g, const float *weights) {
+    int64_t taps = g->k_h * g->k_w;
+    float *flipped = pg_malloc((size_t)(g->out_c * g->in_c * taps) * sizeof *flipped);
+    for (int64_t i = 0; flipped && i < g->in_c; i++)
+        for (int64_t o = 0; o < g->out_c; o++)
+            for (int64_t t = 0; t < taps; t++)
+                flipped[(i * g->out_c + o) * taps + t] =
+                    weights[(o * g->in_c + i) * taps + taps - 1 - t];
+    return flipped;
 }
 
 bool pg_conv_pays_bf16(const pg_conv_geometry *g) { return g->groups == 1 && g->in_c >= 16; }
@@ -291,7 +367,8 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
     path->backward = spec->backward;
     path->geometry = *spec->geometry;
-    path->act = spec->act;
+    path->whole = !spec->add; /* none of them adds */
+    path->act = spec->add ? PG_ACT_NONE : spec->act;
     path->lo = spec->lo;
     path->hi = spec->hi;
     path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
@@ -311,15 +388,10 @@ static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_dia
     return pg_dnnl_check(status, "convolution", diag);
 }
 
-pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
-    path->own = own_kernel(spec);
-    if (path->own)
-        return make_own(spec, path, diag);
-    if (pg_dnnl_engine() == NULL)
-        return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
-                       DNNL_VERSION_MAJOR, dnnl_version()->major);
+static dnnl_status_t make(const pg_conv_path_spec *spec, pg_conv_path *path) {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = choose(spec, &path->adds, &pd);
+    dnnl_status_t status = choose(spec, &path->whole, &pd);
+    path->adds = spec->add && path->whole;
     if (!status)
         status = copy_descriptors(spec, pd, path);
     if (!status)
@@ -335,9 +407,39 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_d
                  path->in_bytes || path->out_bytes ? "+reorder" : "");
     if (pd)
         dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static dnnl_status_t make_flipped(const pg_conv_path_spec *spec, pg_conv_path *path) {
+    pg_conv_geometry turned;
+    if (!spec->backward || !spec->weights || spec->bf16 || spec->in_bf16 || spec->out_bf16 ||
+        !flip_geometry(spec->geometry, &turned))
+        return dnnl_unimplemented;
+    float *weights = flip_weights(spec->geometry, spec->weights);
+    pg_conv_path_spec forward = {.geometry = &turned, .weights = weights, .way = spec->way};
+    dnnl_status_t status = weights ? make(&forward, path) : dnnl_out_of_memory;
+    pg_free(weights);
+    size_t length = strlen(path->impl);
+    snprintf(path->impl + length, sizeof path->impl - length, "+flip");
+    return status;
+}
+
+pg_err pg_conv_path_make(const pg_conv_path_spec *wish, pg_conv_path *path, pg_diag *diag) {
+    pg_conv_path_spec spec = *wish;
+    if (spec.way == NULL)
+        spec.way = pg_conv_ways;
+    if (spec.backward)
+        spec.add = false, spec.act = PG_ACT_NONE;
+    path->own = spec.way == pg_conv_ways ? own_kernel(&spec) : NULL;
+    if (path->own)
+        return make_own(&spec, path, diag);
+    if (pg_dnnl_engine() == NULL)
+        return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
+                       DNNL_VERSION_MAJOR, dnnl_version()->major);
+    dnnl_status_t status = spec.way->flipped ? make_flipped(&spec, path) : make(&spec, path);
     if (status)
         pg_conv_path_free(path);
-    return pg_dnnl_check(status, spec->backward ? "convolution, backward" : "convolution", diag);
+    return pg_dnnl_check(status, spec.backward ? "convolution, backward" : "convolution", diag);
 }
 
 void pg_conv_path_free(pg_conv_path *path) {
@@ -354,149 +456,4 @@ void pg_conv_path_free(pg_conv_path *path) {
     pg_free(path->weights);
     pg_free(path->bias);
     memset(path, 0, sizeof *path);
-}
-
-/* ---- running ---- */
-
-static void add_arg(pg_conv_run *run, int id, dnnl_memory_t memory) {
-    pg_assert(run->n_args < PG_CONV_RUN_ARGS);
-    run->args[run->n_args++] = (dnnl_exec_arg_t){id, memory};
-}
-
-static dnnl_status_t make_memories(const pg_conv_path *path, const void *in, void *out,
-                                   char *scratch, pg_conv_run *run) {
-    struct {
-        bool wanted;
-        pg_const_md md;
-        void *data;
-        dnnl_memory_t *memory;
-    } list[] = {
-        {true, path->our_in, (void *)in, &run->our_in},
-        {true, path->our_out, out, &run->our_out},
-        {path->pack, path->plain_md, NULL, &run->plain},
-        {true, path->weights_md, path->weights, &run->weights},
-        {path->bias, path->bias_md, path->bias, &run->bias},
-        {path->in_bytes, path->in, scratch, &run->in},
-        {path->out_bytes, path->out, scratch + path->in_bytes, &run->out},
-        {dnnl_memory_desc_get_size(path->scratchpad_md), path->scratchpad_md,
-         scratch + path->in_bytes + path->out_bytes, &run->scratchpad},
-    };
-    dnnl_status_t status = dnnl_success;
-    for (size_t i = 0; !status && i < sizeof list / sizeof list[0]; i++)
-        if (list[i].wanted)
-            status = dnnl_memory_create(list[i].memory, list[i].md, pg_dnnl_engine(), list[i].data);
-    return status;
-}
-
-pg_err pg_conv_run_make(const pg_conv_path *path, const void *in, void *out, void *scratch,
-                        pg_conv_run *run, pg_diag *diag) {
-    if (path->own) {
-        run->own_in = in;
-        run->own_out = out;
-        run->own_scratch = scratch;
-        run->own_weights = path->weights;
-        return PG_OK;
-    }
-    dnnl_status_t status =
-        dnnl_stream_create(&run->stream, pg_dnnl_engine(), dnnl_stream_default_flags);
-    if (!status)
-        status = make_memories(path, in, out, scratch, run);
-    if (status) {
-        pg_conv_run_free(run);
-        return pg_dnnl_check(status, "convolution", diag);
-    }
-    add_arg(run, path->backward ? DNNL_ARG_DIFF_DST : DNNL_ARG_SRC,
-            run->in ? run->in : run->our_in);
-    add_arg(run, path->backward ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST,
-            run->out ? run->out : run->our_out);
-    add_arg(run, DNNL_ARG_WEIGHTS, run->weights);
-    if (run->bias)
-        add_arg(run, DNNL_ARG_BIAS, run->bias);
-    if (run->scratchpad)
-        add_arg(run, DNNL_ARG_SCRATCHPAD, run->scratchpad);
-    return PG_OK;
-}
-
-void pg_conv_run_free(pg_conv_run *run) {
-    dnnl_memory_t *memories[] = {&run->our_in, &run->our_out, &run->in,
-                                 &run->out,    &run->plain,   &run->weights,
-                                 &run->bias,   &run->addend,  &run->scratchpad};
-    for (int i = 0; i < 9; i++)
-        if (*memories[i])
-            dnnl_memory_destroy(*memories[i]);
-    if (run->stream)
-        dnnl_stream_destroy(run->stream);
-    memset(run, 0, sizeof *run);
-}
-
-pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
-                       pg_diag *diag) {
-    pg_assert(path->adds && !run->addend);
-    dnnl_status_t status =
-        dnnl_memory_create(&run->addend, path->our_out, pg_dnnl_engine(), (void *)addend);
-    if (status)
-        return pg_dnnl_check(status, "convolution", diag);
-    add_arg(run, PG_DNNL_ARG_ADDEND, run->addend);
-    return PG_OK;
-}
-
-static dnnl_status_t reorder(dnnl_primitive_t primitive, dnnl_stream_t stream, dnnl_memory_t from,
-                             dnnl_memory_t to) {
-    dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
-    return dnnl_primitive_execute(primitive, stream, 2, args);
-}
-
-/* Pointing a memory somewhere makes the library clear the padding there: only when it changes. */
-static dnnl_status_t point(dnnl_memory_t memory, const void *data) {
-    void *now = NULL;
-    dnnl_status_t status = dnnl_memory_get_data_handle(memory, &now);
-    return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
-}
-
-pg_err pg_conv_run_read(pg_conv_run *run, const void *in) {
-    run->own_in = in;
-    if (!run->our_in)
-        return PG_OK;
-    return pg_dnnl_check(point(run->our_in, in), "convolution", NULL);
-}
-
-pg_err pg_conv_run_use(pg_conv_run *run, void *packed) {
-    run->own_weights = packed;
-    if (!run->weights)
-        return PG_OK;
-    return pg_dnnl_check(point(run->weights, packed), "convolution", NULL);
-}
-
-pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
-                        void *packed) {
-    if (path->own) {
-        path->own->pack(&path->geometry, plain, packed);
-        return pg_conv_run_use(run, packed);
-    }
-    dnnl_status_t status = point(run->plain, plain);
-    if (!status)
-        status = point(run->weights, packed);
-    if (!status)
-        status = reorder(path->pack, run->stream, run->plain, run->weights);
-    if (!status)
-        status = dnnl_stream_wait(run->stream);
-    return pg_dnnl_check(status, "convolution", NULL);
-}
-
-pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
-    if (path->own) {
-        path->own->run(
-            path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out, run->own_scratch});
-        return PG_OK;
-    }
-    dnnl_status_t status = dnnl_success;
-    if (path->reorder_in)
-        status = reorder(path->reorder_in, run->stream, run->our_in, run->in);
-    if (!status)
-        status = dnnl_primitive_execute(path->primitive, run->stream, run->n_args, run->args);
-    if (!status && path->reorder_out)
-        status = reorder(path->reorder_out, run->stream, run->out, run->our_out);
-    if (!status)
-        status = dnnl_stream_wait(run->stream);
-    return pg_dnnl_check(status, "convolution", NULL);
 }

@@ -28,7 +28,8 @@ typedef struct pg_conv_path {
     char impl[PG_CONV_IMPL_MAX]; /* oneDNN's name of the implementation, "+reorder" where the
                                     library wanted other layouts than ours */
     bool backward;
-    bool adds; /* the addition that was wished for is part of it, and the activation behind it */
+    bool adds;  /* the addition is part of it: pg_conv_run_add */
+    bool whole; /* addition and activation are part of it; otherwise neither is */
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
     dnnl_primitive_t pack; /* plain weights -> packed; NULL: they are packed */
     pg_md our_in, our_out, in, out, plain_md, weights_md, bias_md, scratchpad_md;
@@ -42,11 +43,26 @@ typedef struct pg_conv_path {
     float lo, hi;
 } pg_conv_path;
 
+/* How a path is come by (conv_path.c has the list). Ways differ in speed, and in rounding. */
+typedef struct pg_conv_way {
+    const char *name;
+    bool flipped; /* backward at stride 1 as a forward convolution with flipped weights */
+    bool winograd;
+    bool any;   /* the library's own layouts, with reorders around it */
+    bool apart; /* addition and activation are left to the caller */
+    int nth;    /* of the library's implementations */
+} pg_conv_way;
+
+/* The first is the default: our own kernel, or the library's first choice, channels-last if it has
+ * a fast implementation for that. */
+enum { PG_CONV_WAYS = 11 };
+extern const pg_conv_way pg_conv_ways[PG_CONV_WAYS];
+
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src
- * from d_dst, bias, add and act ignored. `add` is a wish: path.adds tells whether the library does
- * it at full speed. If not, the path computes conv(src, weights) + bias. weights: [out_c, in_c /
- * groups, k_h, k_w] or NULL (each run brings its own: pg_conv_run_pack), bias: [out_c] or NULL;
- * both are copied.
+ * from d_dst, bias, add and act ignored. `add` and `act` are a wish: path.whole tells whether they
+ * are granted. If not, the path computes conv(src, weights) + bias. weights: [out_c, in_c / groups,
+ * k_h, k_w] or NULL (each run brings its own: pg_conv_run_pack), bias: [out_c] or NULL; both are
+ * copied.
  *
  * bf16: the multiplications are of bfloat16, weights and input being rounded, the sums are float;
  * where the library has only its slow loop for that, all is float. What the caller's arrays hold
@@ -59,6 +75,7 @@ typedef struct pg_conv_path_spec {
     pg_act act;
     float lo, hi;
     bool library_only; /* no kernel of our own */
+    const pg_conv_way *way; /* NULL: the first */
     bool bf16;              /* and then: */
     bool in_bf16, out_bf16; /* the input array, the output array holds pg_bf16 */
 } pg_conv_path_spec;
@@ -70,7 +87,8 @@ typedef struct pg_conv_path_spec {
 bool pg_conv_pays_bf16(const pg_conv_geometry *geometry);
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
- * failure *path is free and diag says why. */
+ * failure *path is free and diag says why. Ways other than the first fail where they are not
+ * possible, or would be the library's slow loop. */
 pg_err pg_conv_path_make(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag);
 void pg_conv_path_free(pg_conv_path *path); /* and zeroes */
 

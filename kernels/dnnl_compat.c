@@ -93,6 +93,10 @@ dnnl_status_t pg_dnnl_attr(pg_const_md addend, pg_act act, float lo, float hi,
     return status;
 }
 
+static dnnl_alg_kind_t algorithm(bool winograd) {
+    return winograd ? dnnl_convolution_winograd : dnnl_convolution_direct;
+}
+
 #if DNNL_VERSION_MAJOR >= 3
 
 pg_md pg_md_create_of(dnnl_data_type_t type, int n_dims, const int64_t *dims,
@@ -114,21 +118,36 @@ void pg_md_free(pg_md *md) {
     *md = NULL;
 }
 
-dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, pg_const_md src, pg_const_md weights,
-                                   pg_const_md bias, pg_const_md dst,
-                                   const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
-    return dnnl_convolution_forward_primitive_desc_create(
-        out, pg_dnnl_engine(), dnnl_forward_inference, dnnl_convolution_direct, src, weights, bias,
-        dst, conv->strides, conv->dilates, conv->pad_begin, conv->pad_end, attr);
+/* From the first implementation on to number nth. */
+static dnnl_status_t nth_of(int nth, dnnl_primitive_desc_t *pd, dnnl_status_t status) {
+    for (; !status && nth > 0; nth--)
+        status = dnnl_primitive_desc_next_impl(*pd) ? dnnl_unimplemented : dnnl_success;
+    if (status && *pd)
+        dnnl_primitive_desc_destroy(*pd);
+    if (status)
+        *pd = NULL;
+    return status;
 }
 
-dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
-                                    pg_const_md weights, pg_const_md d_dst,
+dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                   pg_const_md src, pg_const_md weights, pg_const_md bias,
+                                   pg_const_md dst, const_dnnl_primitive_attr_t attr,
+                                   dnnl_primitive_desc_t *out) {
+    return nth_of(nth, out,
+                  dnnl_convolution_forward_primitive_desc_create(
+                      out, pg_dnnl_engine(), dnnl_forward_inference, algorithm(winograd), src,
+                      weights, bias, dst, conv->strides, conv->dilates, conv->pad_begin,
+                      conv->pad_end, attr));
+}
+
+dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                    pg_const_md d_src, pg_const_md weights, pg_const_md d_dst,
                                     const_dnnl_primitive_desc_t forward,
                                     const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
-    return dnnl_convolution_backward_data_primitive_desc_create(
-        out, pg_dnnl_engine(), dnnl_convolution_direct, d_src, weights, d_dst, conv->strides,
-        conv->dilates, conv->pad_begin, conv->pad_end, forward, attr);
+    return nth_of(nth, out,
+                  dnnl_convolution_backward_data_primitive_desc_create(
+                      out, pg_dnnl_engine(), algorithm(winograd), d_src, weights, d_dst,
+                      conv->strides, conv->dilates, conv->pad_begin, conv->pad_end, forward, attr));
 }
 
 #else
@@ -155,26 +174,42 @@ void pg_md_free(pg_md *md) {
     *md = NULL;
 }
 
-dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, pg_const_md src, pg_const_md weights,
-                                   pg_const_md bias, pg_const_md dst,
-                                   const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
-    dnnl_convolution_desc_t desc;
-    dnnl_status_t status = dnnl_dilated_convolution_forward_desc_init(
-        &desc, dnnl_forward_inference, dnnl_convolution_direct, src, weights, bias, dst,
-        conv->strides, conv->dilates, conv->pad_begin, conv->pad_end);
-    return status ? status : dnnl_primitive_desc_create(out, &desc, attr, pg_dnnl_engine(), NULL);
+static dnnl_status_t nth_of(int nth, const dnnl_convolution_desc_t *desc,
+                            const_dnnl_primitive_attr_t attr, const_dnnl_primitive_desc_t hint,
+                            dnnl_primitive_desc_t *out) {
+    dnnl_primitive_desc_iterator_t each = NULL;
+    *out = NULL;
+    dnnl_status_t status =
+        dnnl_primitive_desc_iterator_create(&each, desc, attr, pg_dnnl_engine(), hint);
+    for (; !status && nth > 0; nth--)
+        status = dnnl_primitive_desc_iterator_next(each) ? dnnl_unimplemented : dnnl_success;
+    if (!status)
+        *out = dnnl_primitive_desc_iterator_fetch(each);
+    if (each)
+        dnnl_primitive_desc_iterator_destroy(each);
+    return !status && *out == NULL ? dnnl_out_of_memory : status;
 }
 
-dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
-                                    pg_const_md weights, pg_const_md d_dst,
+dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                   pg_const_md src, pg_const_md weights, pg_const_md bias,
+                                   pg_const_md dst, const_dnnl_primitive_attr_t attr,
+                                   dnnl_primitive_desc_t *out) {
+    dnnl_convolution_desc_t desc;
+    dnnl_status_t status = dnnl_dilated_convolution_forward_desc_init(
+        &desc, dnnl_forward_inference, algorithm(winograd), src, weights, bias, dst, conv->strides,
+        conv->dilates, conv->pad_begin, conv->pad_end);
+    return status ? status : nth_of(nth, &desc, attr, NULL, out);
+}
+
+dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                    pg_const_md d_src, pg_const_md weights, pg_const_md d_dst,
                                     const_dnnl_primitive_desc_t forward,
                                     const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
     dnnl_convolution_desc_t desc;
     dnnl_status_t status = dnnl_dilated_convolution_backward_data_desc_init(
-        &desc, dnnl_convolution_direct, d_src, weights, d_dst, conv->strides, conv->dilates,
+        &desc, algorithm(winograd), d_src, weights, d_dst, conv->strides, conv->dilates,
         conv->pad_begin, conv->pad_end);
-    return status ? status
-                  : dnnl_primitive_desc_create(out, &desc, attr, pg_dnnl_engine(), forward);
+    return status ? status : nth_of(nth, &desc, attr, forward, out);
 }
 
 #endif

@@ -44,14 +44,17 @@ typedef struct pg_dnnl_conv {
     dnnl_dims_t strides, dilates, pad_begin, pad_end;
 } pg_dnnl_conv;
 
-/* Describe a convolution and its gradient with respect to the input. `bias` may be NULL. On success
- * *out is the caller's, to be freed with dnnl_primitive_desc_destroy. dnnl_unimplemented if the
- * library has nothing for these descriptors. */
-dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, pg_const_md src, pg_const_md weights,
-                                   pg_const_md bias, pg_const_md dst,
-                                   const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out);
-dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, pg_const_md d_src,
-                                    pg_const_md weights, pg_const_md d_dst,
+/* Describe a convolution and its gradient with respect to the input. `bias` may be NULL. Winograd:
+ * by that algorithm, which 2.6 has for 3x3 and 3.x has not. `nth`: of the implementations the
+ * library has, counted from 0. On success *out is the caller's, to be freed with
+ * dnnl_primitive_desc_destroy. dnnl_unimplemented if the library has nothing for these descriptors.
+ */
+dnnl_status_t pg_dnnl_conv_forward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                   pg_const_md src, pg_const_md weights, pg_const_md bias,
+                                   pg_const_md dst, const_dnnl_primitive_attr_t attr,
+                                   dnnl_primitive_desc_t *out);
+dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, bool winograd, int nth,
+                                    pg_const_md d_src, pg_const_md weights, pg_const_md d_dst,
                                     const_dnnl_primitive_desc_t forward,
                                     const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out);
 

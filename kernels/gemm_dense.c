@@ -16,10 +16,10 @@
 
 typedef struct dense_op {
     pg_op op;
-    pg_gemm_spec spec;  /* its constants: until prepare */
-    bool narrow;        /* weights hold pg_bf16 */
-    void *weights;      /* [N,K], alpha inside; NULL where both paths have them */
-    float *bias;        /* [bias_rows, N], beta inside; NULL: none */
+    pg_gemm_spec spec; /* its constants: until prepare */
+    bool narrow;       /* weights hold pg_bf16 */
+    void *weights;     /* [N,K], alpha inside; NULL where both paths have them */
+    float *bias;       /* [bias_rows, N], beta inside; NULL: none */
     int64_t bias_rows;
     pg_conv_path forward, backward; /* of several rows in bfloat16, without bias; else unmade */
     char impl[2 * PG_CONV_IMPL_MAX + 32];
@@ -118,8 +118,8 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     pg_gemm_spec *spec = &dense->spec;
     float *weights = copy_weights(spec);
     dense->bias = pg_gemm_bias(spec, &dense->bias_rows);
-    pg_err err = weights ? keep_weights(dense, weights, diag)
-                         : pg_fail(diag, PG_ENOMEM, "out of memory");
+    pg_err err =
+        weights ? keep_weights(dense, weights, diag) : pg_fail(diag, PG_ENOMEM, "out of memory");
     if (!err && dense->bias_rows && !dense->bias)
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     spec->b = spec->c = NULL;

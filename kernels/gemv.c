@@ -40,8 +40,10 @@ ALWAYS_INLINE void dot_rows_of(bool bf16, int64_t first, int64_t last, int64_t c
     }
 }
 
-TYPED(dot_rows, (int64_t first, int64_t last, int64_t cols, const void *w, const float *x,
-                 const float *bias, float *y), first, last, cols, w, x, bias, y)
+TYPED(dot_rows,
+      (int64_t first, int64_t last, int64_t cols, const void *w, const float *x, const float *bias,
+       float *y),
+      first, last, cols, w, x, bias, y)
 
 void pg_gemv(int64_t rows, int64_t cols, const void *w, bool bf16, const float *x,
              const float *bias, float *y) {
@@ -79,9 +81,9 @@ static void transposed_block(int64_t rows, int64_t cols, int64_t first, int64_t 
             waiting = n;
             continue;
         }
-        (bf16 ? add_rows_bf16 : add_rows_f32)(
-            count, d_y[waiting], from(bf16, w, waiting * cols + first), d_y[n],
-            from(bf16, w, n * cols + first), d_x + first);
+        (bf16 ? add_rows_bf16 : add_rows_f32)(count, d_y[waiting],
+                                              from(bf16, w, waiting * cols + first), d_y[n],
+                                              from(bf16, w, n * cols + first), d_x + first);
         waiting = -1;
     }
     if (waiting >= 0)

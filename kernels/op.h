@@ -100,6 +100,17 @@ typedef enum pg_layout_policy {
     PG_LAYOUTS_ANY,           /* any, each for itself */
 } pg_layout_policy;
 
+/* How a gradient that is zero in most channels may be handed on: the array holds [positions, width] values, the
+ * live channels side by side in ascending order, the rest of each row of no meaning. The operator that reads the
+ * value may fill this in; the one that made it looks. */
+typedef struct pg_live {
+    int64_t most;        /* (session) live channels the maker of the value can take */
+    const uint8_t *keep; /* [channels] 1: live. NULL: the gradient is dense, as it is without all this. Borrowed
+                            for the length of the pass */
+    int64_t count, width; /* live channels, columns of the array */
+    bool lasting;         /* the same channels will be live with other frames */
+} pg_live;
+
 /* Pointers of one operator in one session, fixed for the session's life. Arrays follow the
  * operator's src and dst. */
 typedef struct pg_op_io {
@@ -113,6 +124,8 @@ typedef struct pg_op_io {
     void *scratch;       /* free for use within one call, op->scratch_bytes */
     void *state;         /* what bind made */
     const struct pg_conv_prune *prune; /* convolutions only; NULL: plain gradient */
+    const pg_live *d_dst_live; /* how d_dst[0] is stored; NULL: dense */
+    pg_live *d_src_live;       /* how d_src[0] may be stored; NULL: dense. Dense again before each call */
 } pg_op_io;
 
 typedef struct pg_op_class {
@@ -159,6 +172,8 @@ struct pg_op {
     bool keeps_dst; /* (create) backward reads dst */
     int in_place;   /* (create) backward may write d_src[in_place - 1] over d_dst[0]; 0: none */
     bool adds;      /* (create) backward can add to d_src instead of overwriting it (io->add) */
+    int64_t live_most;    /* (prepare) backward takes a d_dst[0] with up to so many live channels side by side
+                             (pg_live); 0: dense gradients only */
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */

@@ -25,9 +25,11 @@
 
 #include "kernels/channel_bf16.h"
 #include "kernels/channel_ops.h"
+#include "kernels/channel_split.h"
 #include "kernels/conv_geometry.h"
 #include "kernels/conv_kept.h"
 #include "kernels/conv_path.h"
+#include "kernels/conv_tune.h"
 #include "kernels/defect.h"
 #include "kernels/mem.h"
 #include "kernels/relevance.h"
@@ -35,9 +37,9 @@
 /* Where in scratch backward keeps what, in bytes. */
 typedef struct backward_layout {
     size_t gradient; /* float or pg_bf16 [positions, out_c]: dL/dy */
-    size_t weights;  /* double [2, out_c]: what the group sums multiply with */
+    size_t scale, high, low; /* float [out_c] each: weights of the group sums; low: factors too */
+    size_t weights;  /* double [2, out_c]: the same where gradients are rounded to bfloat16 */
     size_t sums;     /* double [2, positions]: S_H, S_L */
-    size_t factors;  /* float [out_c] */
     size_t path;     /* that of the way the gradient then takes, all channels or the kept ones */
     size_t end;
 } backward_layout;
@@ -51,7 +53,8 @@ typedef struct conv_op {
     float lo, hi;
     bool skip; /* src[1] is added before the activation */
     bool want_gap, library_only;
-    bool bf16; /* backward multiplies bfloat16 */
+    bool bf16;                      /* backward multiplies bfloat16 */
+    struct pg_conv_tuner *tuner;    /* until prepare; NULL: none */
     int64_t most_kept;              /* 0: nothing is dropped */
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
@@ -189,9 +192,21 @@ void pg_conv_library_only(pg_op *op) {
     ((conv_op *)op)->library_only = true;
 }
 
+void pg_conv_use_tuner(pg_op *op, struct pg_conv_tuner *tuner) {
+    pg_assert(pg_op_is_conv(op));
+    ((conv_op *)op)->tuner = tuner;
+}
+
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io) {
     const conv_state *state = io->state;
     return pg_op_is_conv(op) && state ? state->gap : NULL;
+}
+
+void pg_conv_remember_kept(pg_op *op, int masks) {
+    pg_assert(pg_op_is_conv(op));
+    conv_op *conv = (conv_op *)op;
+    pg_conv_kept_remember(&conv->kept, masks);
+    op->state_bytes = conv->kept.state_bytes;
 }
 
 /* ---- prepare ---- */
@@ -233,6 +248,12 @@ pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag) {
     return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
 }
 
+/* The statistic wants z, which is behind the activation no more, but for ReLU on z itself: ReLU(z) is
+ * all that it wants. */
+static bool act_in_gap_pass(const conv_op *conv) {
+    return conv->want_gap && (conv->skip || conv->act != PG_ACT_RELU || conv->bn_scale);
+}
+
 static pg_err make_paths(conv_op *conv, pg_diag *diag) {
     float *weights = NULL, *bias = NULL;
     pg_err err = PG_OK;
@@ -247,18 +268,18 @@ static pg_err make_paths(conv_op *conv, pg_diag *diag) {
                 : conv->bias ? conv->bias->f
                              : NULL,
         .add = conv->skip && !conv->want_gap,
-        .act = conv->want_gap ? PG_ACT_NONE : conv->act, /* the gap pass applies it */
+        .act = act_in_gap_pass(conv) ? PG_ACT_NONE : conv->act,
         .lo = conv->lo,
         .hi = conv->hi,
         .library_only = conv->library_only,
         .bf16 = conv->op.bf16_forward && pays,
     };
     if (!err)
-        err = pg_conv_path_make(&spec, &conv->forward, diag);
+        err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
     spec.bf16 = spec.in_bf16 = conv->bf16;
     if (!err)
-        err = pg_conv_path_make(&spec, &conv->backward, diag);
+        err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
         err = pg_conv_kept_make(&spec, conv->most_kept, &conv->kept, diag);
     pg_free(weights);
@@ -290,9 +311,11 @@ static void plan_scratch(conv_op *conv) {
     backward_layout *s = &conv->scratch;
     s->gradient =
         take(&s->end, positions * channels * (conv->bf16 ? sizeof(pg_bf16) : sizeof(float)));
-    s->weights = take(&s->end, 2 * channels * sizeof(double));
+    s->scale = take(&s->end, channels * sizeof(float));
+    s->high = take(&s->end, channels * sizeof(float));
+    s->low = take(&s->end, channels * sizeof(float));
+    s->weights = take(&s->end, conv->bf16 ? 2 * channels * sizeof(double) : 0);
     s->sums = take(&s->end, 2 * positions * sizeof(double));
-    s->factors = take(&s->end, channels * sizeof(float));
     size_t all = conv->backward.scratch_bytes, kept = conv->kept.scratch_bytes;
     s->path = take(&s->end, all > kept ? all : kept);
 
@@ -309,17 +332,19 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     if (!err && conv->want_gap && !make_gap_constants(conv))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     conv->weights = conv->bias = NULL;
+    conv->tuner = NULL;
     if (err)
         return pg_fail_in(diag, err, "node '%s'", op->node);
     plan_scratch(conv);
     op->weight_bytes =
         conv->forward.weight_bytes + conv->backward.weight_bytes + conv->kept.weight_bytes;
     op->state_bytes = conv->kept.state_bytes;
+    op->live_most = conv->skip ? 0 : conv->kept.capacity;
     int n = snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
                      conv->backward.impl);
     if (conv->kept.capacity)
         snprintf(conv->impl + n, sizeof conv->impl - (size_t)n, ", of %lld channels %s",
-                 (long long)conv->kept.capacity, conv->kept.path.impl);
+                 (long long)conv->kept.capacity, conv->kept.impl);
     op->impl = conv->impl;
     return PG_OK;
 }
@@ -361,7 +386,8 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
         const void *in = conv->bf16 ? scratch + conv->scratch.gradient : (const void *)io->d_dst[0];
         err = pg_conv_run_make(&conv->backward, in, io->d_src[0], rest, &s->backward, diag);
         if (!err && conv->kept.capacity)
-            err = pg_conv_kept_bind(&conv->kept, io->d_src[0], rest, &s->kept, diag);
+            err = pg_conv_kept_bind(&conv->kept, io->d_src[0], io->d_src_live, rest, &s->kept,
+                                    diag);
     }
     if (err) {
         unbind(op, state);
@@ -372,6 +398,12 @@ static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *d
 
 /* ---- forward and backward ---- */
 
+/* What the gap pass clamps to: nothing that the path has clamped already. */
+static pg_act_range gap_range(const conv_op *conv) {
+    bool clamped = !act_in_gap_pass(conv) && conv->forward.whole;
+    return clamped ? (pg_act_range){-INFINITY, INFINITY} : act_range(conv);
+}
+
 static pg_err forward(const pg_op *op, const pg_op_io *io) {
     const conv_op *conv = (const conv_op *)op;
     const conv_state *state = io->state;
@@ -379,8 +411,8 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
     pg_err err = pg_conv_run_execute(&conv->forward, &state->forward);
     if (!err && conv->want_gap)
         pg_channel_gap(positions_of(conv), conv->geometry.out_c, io->dst[0], skip, conv->gap_shift,
-                       conv->gap_inverse, act_range(conv), io->scratch, state->gap);
-    else if (!err && skip && !conv->forward.adds)
+                       conv->gap_inverse, gap_range(conv), io->scratch, state->gap);
+    else if (!err && !conv->forward.whole)
         pg_channel_add_act(positions_of(conv), conv->geometry.out_c, io->dst[0], skip,
                            act_range(conv));
     return err;
@@ -425,33 +457,6 @@ static const void *through_activation(const conv_op *conv, const pg_op_io *io) {
     return gradient;
 }
 
-/* The same, and in the same pass S_H, S_L and their moments. */
-static const void *measure(const conv_op *conv, const pg_op_io *io, pg_group_moments *moments) {
-    int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
-    double *high = at(io, conv->scratch.weights), *low = high + channels;
-    double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions;
-    const void *gradient = conv->act == PG_ACT_NONE ? io->d_dst[0] : gradient_place(conv, io);
-    bool scaled = conv->bn_scale && !pg_defect("no-bn-scale");
-    for (int64_t c = 0; c < channels; c++) {
-        double s = scaled ? (double)conv->bn_scale[c] : 1.0;
-        high[c] = io->prune->keep[c] ? s : 0.0;
-        low[c] = io->prune->keep[c] ? 0.0 : s;
-    }
-    if (conv->bf16) {
-        pg_bf16_gradient how = rounded(conv, io);
-        pg_channel_gradient_sums_bf16(positions, channels, &how, high, low, s_high, s_low);
-        gradient = how.out;
-    } else if (conv->act == PG_ACT_NONE) {
-        pg_channel_group_sums(positions, channels, gradient, high, low, s_high, s_low);
-        pass_on(conv, io);
-    } else {
-        pg_channel_act_group_sums(positions, channels, io->d_dst[0], io->dst[0], act_range(conv),
-                                  high, low, gradient_place(conv, io), s_high, s_low);
-    }
-    pg_channel_moments(positions, s_high, s_low, moments);
-    return gradient;
-}
-
 /* d_src from dL/dy over all channels. */
 static pg_err run_all(const conv_op *conv, const pg_op_io *io, const void *gradient) {
     conv_state *state = io->state;
@@ -459,54 +464,184 @@ static pg_err run_all(const conv_op *conv, const pg_op_io *io, const void *gradi
     return err ? err : pg_conv_run_execute(&conv->backward, &state->backward);
 }
 
-/* The gradient in scratch, its groups multiplied by high and low. */
-static const void *scale_groups(const conv_op *conv, const pg_op_io *io, const void *gradient,
-                                float high, float low) {
+/* The same with the groups of dL/dy multiplied by high and low. */
+static pg_err run_scaled(const conv_op *conv, const pg_op_io *io, const void *gradient, float high,
+                         float low) {
     int64_t channels = conv->geometry.out_c, positions = positions_of(conv);
-    float *factors = at(io, conv->scratch.factors), *out = at(io, conv->scratch.gradient);
+    float *factors = at(io, conv->scratch.low), *out = at(io, conv->scratch.gradient);
     for (int64_t c = 0; c < channels; c++)
         factors[c] = io->prune->keep[c] ? high : low;
     if (conv->bf16) {
         pg_channel_scale_bf16(positions, channels, factors, at(io, conv->scratch.gradient));
-        return gradient;
+        return run_all(conv, io, gradient);
     }
     pg_channel_affine(positions, channels, gradient, factors, NULL, out);
     if (pg_defect("leak"))
         memcpy(conv->skip ? io->d_src[1] : (float *)io->d_dst[0], out,
                (size_t)(positions * channels) * sizeof *out);
-    return out;
+    return run_all(conv, io, out);
 }
 
-/* d_src from dL/dy split as io->prune says; where nothing is to be split, bit for bit the plain
- * one. */
-static pg_err backward_pruned(const conv_op *conv, const pg_op_io *io) {
+/* ---- backward, split: see method.md section 2 ---- */
+
+/* dL/dy in float, where the skip's gradient belongs. */
+static const float *for_skip(const conv_op *conv, const pg_op_io *io) {
+    if (conv->act == PG_ACT_NONE)
+        pass_on(conv, io);
+    else
+        pg_channel_act_backward(positions_of(conv), conv->geometry.out_c, io->d_dst[0], io->dst[0],
+                                act_range(conv), io->d_src[1]);
+    return io->d_src[1];
+}
+
+static pg_split_source split_source(const conv_op *conv, const pg_op_io *io) {
+    return (pg_split_source){.positions = positions_of(conv),
+                             .channels = conv->geometry.out_c,
+                             .d_dst = io->d_dst[0],
+                             .dst = conv->act == PG_ACT_NONE ? NULL : io->dst[0],
+                             .act = act_range(conv)};
+}
+
+/* G_c = s dL/dy_c */
+static float bn_scale(const conv_op *conv, int64_t channel) {
+    return conv->bn_scale && !pg_defect("no-bn-scale") ? conv->bn_scale[channel] : 1.0f;
+}
+
+/* [out_c] the channels in H; NULL: no split here. */
+static const uint8_t *high_group(const pg_op_io *io) { return io->prune ? io->prune->keep : NULL; }
+
+/* From the sums to what the groups are multiplied by; false: the gradient stays as it is. */
+static bool weigh(const conv_op *conv, const pg_op_io *io, float *high, float *low) {
+    const double *s_high = at(io, conv->scratch.sums), *s_low = s_high + positions_of(conv);
+    pg_group_moments moments;
+    pg_split_moments(positions_of(conv), s_high, s_low, &moments);
+    return io->prune->weigh(io->prune->user, &moments, high, low);
+}
+
+/* dL/dy and the sums of its groups, in one pass. */
+static const void *split_all(const conv_op *conv, const pg_op_io *io, const float *scale,
+                             const float *high) {
+    const pg_split_source source = split_source(conv, io);
+    float *out = source.dst ? gradient_place(conv, io) : NULL;
+    double *s_high = at(io, conv->scratch.sums), *s_low = s_high + source.positions;
+    if (conv->bf16) {
+        double *by_high = at(io, conv->scratch.weights), *by_low = by_high + source.channels;
+        pg_bf16_gradient how = rounded(conv, io);
+        for (int64_t c = 0; c < source.channels; c++) {
+            by_high[c] = (double)high[c];
+            by_low[c] = (double)scale[c] - (double)high[c];
+        }
+        pg_channel_gradient_sums_bf16(source.positions, source.channels, &how, by_high, by_low,
+                                      s_high, s_low);
+        return how.out;
+    }
+    pg_split_all(&source, scale, high, out, s_high, s_low);
+    return out ? out : pass_on(conv, io);
+}
+
+/* Over all channels: where nothing is to be split after all, bit for bit the plain gradient. */
+static pg_err backward_split(const conv_op *conv, const pg_op_io *io) {
+    float *scale = at(io, conv->scratch.scale), *high = at(io, conv->scratch.high);
+    float by_high = 1, by_low = 1;
+    bool split = false;
+    for (int64_t c = 0; c < conv->geometry.out_c; c++) {
+        scale[c] = bn_scale(conv, c);
+        high[c] = io->prune->keep[c] ? scale[c] : 0.0f;
+        split |= !io->prune->keep[c];
+    }
+    const void *gradient = split_all(conv, io, scale, high);
+    if (!weigh(conv, io, &by_high, &by_low) || !split)
+        return run_all(conv, io, gradient);
+    return run_scaled(conv, io, gradient, by_high, by_low);
+}
+
+/* The columns of dL/dy for the short way: channels that are live, or kept. Those that only fill the
+ * block up have no weight, here and in the convolution. */
+static pg_split_pick pick_columns(const conv_op *conv, const pg_op_io *io, const uint8_t *columns,
+                                  bool live) {
+    const conv_state *state = io->state;
+    const uint8_t *keep = high_group(io);
+    float *high = at(io, conv->scratch.high), *low = at(io, conv->scratch.low);
+    pg_conv_columns chosen = pg_conv_kept_choose(&conv->kept, state->kept, columns);
+    for (int64_t k = 0; k < conv->kept.capacity; k++) {
+        int64_t c = chosen.channel[k];
+        float s = k < chosen.count ? bn_scale(conv, c) : 0.0f;
+        high[k] = keep && keep[c] ? s : 0.0f;
+        low[k] = s - high[k];
+    }
+    return (pg_split_pick){.width = conv->kept.capacity,
+                           .channel = chosen.channel,
+                           .from = live ? chosen.from : chosen.channel,
+                           .pitch = live ? io->d_dst_live->width : conv->geometry.out_c,
+                           .high = high,
+                           .low = low};
+}
+
+/* Over what stands in the short way's scratch, its columns multiplied by high and low. */
+static pg_err run_columns(const conv_op *conv, const pg_op_io *io, const pg_split_pick *pick,
+                          float high, float low, const uint8_t *columns, bool lasting) {
+    const conv_state *state = io->state;
+    float *factors = at(io, conv->scratch.low), *x = pg_conv_kept_gradient(&conv->kept, state->kept);
+    for (int64_t k = 0; k < pick->width; k++)
+        factors[k] = pick->high[k] != 0.0f ? high : low;
+    if (high != 1.0f || low != 1.0f)
+        pg_channel_affine(positions_of(conv), pick->width, x, factors, NULL, x);
+    return pg_conv_kept_execute(&conv->kept, state->kept, columns, lasting);
+}
+
+/* Over the kept channels alone, if it turns out that the others are dropped. */
+static pg_err backward_kept(const conv_op *conv, const pg_op_io *io) {
     const pg_conv_prune *prune = io->prune;
     const conv_state *state = io->state;
-    int64_t channels = conv->geometry.out_c, count = 0;
-    float high = 1.0f, low = 1.0f;
-    pg_group_moments moments;
-    for (int64_t c = 0; c < channels; c++)
-        count += prune->keep[c] != 0;
-    const void *gradient = measure(conv, io, &moments);
-    if (!prune->weigh(prune->user, &moments, &high, &low) || count == channels)
-        return run_all(conv, io, gradient);
-    if (low == 0.0f && state->kept && !pg_defect("leak") &&
-        pg_conv_kept_pays(&conv->kept, state->kept, prune->keep, count, prune->lasting))
-        return pg_conv_kept_execute(&conv->kept, state->kept, prune->keep, count, prune->lasting,
-                                    high, gradient);
-    return run_all(conv, io, scale_groups(conv, io, gradient, high, low));
+    pg_split_source source = split_source(conv, io);
+    if (conv->skip && io->d_src[1]) { /* who gets all of it, through the activation */
+        source.d_dst = for_skip(conv, io);
+        source.dst = NULL;
+    }
+    float *scale = at(io, conv->scratch.scale), high = 1, low = 1;
+    double *s_high = at(io, conv->scratch.sums), *s_low = s_high + source.positions;
+    const pg_split_pick pick = pick_columns(conv, io, prune->keep, false);
+    for (int64_t c = 0; c < source.channels; c++)
+        scale[c] = bn_scale(conv, c);
+    pg_split_keep(&source, scale, &pick, pg_conv_kept_gradient(&conv->kept, state->kept), s_high,
+                  s_low);
+    if (!weigh(conv, io, &high, &low))
+        return run_all(conv, io, through_activation(conv, io));
+    if (low != 0.0f)
+        return run_scaled(conv, io, through_activation(conv, io), high, low);
+    return run_columns(conv, io, &pick, high, low, prune->keep, prune->lasting);
+}
+
+/* From a gradient that came with its live channels side by side: those, whatever is kept of them. */
+static pg_err backward_live(const conv_op *conv, const pg_op_io *io) {
+    const pg_live *live = io->d_dst_live;
+    const conv_state *state = io->state;
+    const pg_split_source source = split_source(conv, io);
+    float high = 1, low = 1;
+    double *s_high = at(io, conv->scratch.sums), *s_low = s_high + source.positions;
+    const pg_split_pick pick = pick_columns(conv, io, live->keep, true);
+    pg_split_live(&source, &pick, pg_conv_kept_gradient(&conv->kept, state->kept), s_high, s_low);
+    if (high_group(io) && !weigh(conv, io, &high, &low))
+        high = low = 1;
+    return run_columns(conv, io, &pick, high, low, live->keep, live->lasting);
 }
 
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const conv_op *conv = (const conv_op *)op;
+    const conv_state *state = io->state;
     if (io->d_src[0] == NULL) {
         if (conv->skip && io->d_src[1])
             through_activation(conv, io);
         return PG_OK;
     }
-    if (io->prune && io->prune->keep)
-        return backward_pruned(conv, io);
-    return run_all(conv, io, through_activation(conv, io));
+    if (io->d_dst_live && io->d_dst_live->keep)
+        return backward_live(conv, io);
+    if (!high_group(io))
+        return run_all(conv, io, through_activation(conv, io));
+    if (state->kept && !pg_defect("leak") &&
+        pg_conv_kept_pays(&conv->kept, state->kept, io->prune->keep, io->prune->lasting))
+        return backward_kept(conv, io);
+    return backward_split(conv, io);
 }
 
 const pg_op_class pg_conv_class = {

@@ -41,7 +41,7 @@ void pg_conv_want_gap(pg_op *op);
 
 /* Between create and prepare: `most` channels will usually be kept at most, the others dropped
  * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
- * take the long one. Costs a copy of the weights. */
+ * take the long one. Costs a copy of the weights. Asked several times: the largest holds. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
 /* The activation that was absorbed, with the bounds it clamps to: -inf and inf where it has none. */
@@ -53,6 +53,14 @@ pg_err pg_conv_linear(const pg_op *op, struct pg_linear *out, pg_diag *diag);
 
 /* Between create and prepare: no kernels of our own (conv_kernel.h). */
 void pg_conv_library_only(pg_op *op);
+
+/* Between create and prepare: which implementations to take (conv_tune.h). Borrowed until prepare
+ * has returned. */
+struct pg_conv_tuner;
+void pg_conv_use_tuner(pg_op *op, struct pg_conv_tuner *tuner);
+/* Between prepare and bind: each session keeps the packed weights of `masks` sets of kept channels, each of
+ * op->state_bytes as prepare left it; 1 without this. */
+void pg_conv_remember_kept(pg_op *op, int masks);
 
 /* The statistic of the session's last forward, [C_out]; NULL if it was not asked for. */
 const float *pg_conv_gap(const pg_op *op, const pg_op_io *io);

@@ -50,16 +50,15 @@ static inline double series(const double c[9], double q) {
 static inline double log_of(uint32_t a) {
     static const double artanh[9] = {1,        1.0 / 3,  1.0 / 5,  1.0 / 7, 1.0 / 9,
                                      1.0 / 11, 1.0 / 13, 1.0 / 15, 1.0 / 17};
+    const uint64_t root = UINT64_C(0x3fe6a09e667f3bcd); /* the bits of sqrt(1/2) */
     double n = (double)a + 1, m;
     uint64_t bits;
     memcpy(&bits, &n, sizeof bits);
-    int64_t exponent = (int64_t)(bits >> 52) - 1023 - 32;
-    bits = (bits & 0xfffffffffffffu) | UINT64_C(1023) << 52;
-    memcpy(&m, &bits, sizeof m); /* 1 .. 2 */
-    bool high = m > 1.4142135623730951;
-    m = high ? 0.5 * m : m;
+    uint64_t exponent = (bits - root) >> 52; /* n = m 2^exponent */
+    bits -= exponent << 52;
+    memcpy(&m, &bits, sizeof m);
     double s = (m - 1) / (m + 1);
-    return ((double)exponent + (high ? 1 : 0)) * 0.6931471805599453 + 2 * s * series(artanh, s * s);
+    return (double)((int32_t)exponent - 32) * 0.6931471805599453 + 2 * s * series(artanh, s * s);
 }
 
 /* A point on the circle: cosine and sine of b / 2^32 of a turn, less an eighth. */
@@ -85,24 +84,33 @@ static inline void circle_of(uint32_t b, double *x, double *y) {
     double t = ((double)(b & 0x3fffffffu) / 1073741824.0 - 0.5) * 1.5707963267948966;
     double sine = t * series(sines, t * t), cosine = series(cosines, t * t);
     uint32_t quarter = b >> 30;
-    *x = quarter == 0 ? cosine : quarter == 1 ? -sine : quarter == 2 ? -cosine : sine;
-    *y = quarter == 0 ? sine : quarter == 1 ? cosine : quarter == 2 ? -sine : -cosine;
+    double sign_x = 1 - 2 * (double)((quarter + 1) >> 1 & 1),
+           sign_y = 1 - 2 * (double)(quarter >> 1);
+    *x = sign_x * (quarter & 1 ? sine : cosine);
+    *y = sign_y * (quarter & 1 ? cosine : sine);
 }
 
-/* Numbers 4 first .. of the sequence, four per block. */
-PG_CLONES static void blocks(const pg_sequence *sequence, uint32_t first, int count, float *out) {
-    for (int i = 0; i < count; i++) {
-        uint32_t counter[4] = {first + (uint32_t)i, sequence->name[0], sequence->name[1],
-                               sequence->name[2]};
-        uint32_t w[4];
+/* Numbers 4 first .. of the sequence, four per block. Step by step over a batch, so that each step
+ * is a loop for vectors. */
+PG_CLONES static void blocks(const pg_sequence *sequence, uint32_t first, float *out) {
+    uint32_t words[4][BATCH];
+    float numbers[4][BATCH];
+    for (uint32_t i = 0; i < BATCH; i++) {
+        const uint32_t *name = sequence->name;
+        uint32_t counter[4] = {first + i, name[0], name[1], name[2]}, w[4];
         philox(counter, sequence->key, w);
-        for (int k = 0; k < 4; k += 2) {
-            double radius = sqrt(-2 * log_of(w[k])), x, y;
-            circle_of(w[k + 1], &x, &y);
-            out[4 * i + k] = (float)(radius * x);
-            out[4 * i + k + 1] = (float)(radius * y);
-        }
+        for (int k = 0; k < 4; k++)
+            words[k][i] = w[k];
     }
+    for (int k = 0; k < 4; k += 2)
+        for (int i = 0; i < BATCH; i++) {
+            double radius = sqrt(-2 * log_of(words[k][i])), x, y;
+            circle_of(words[k + 1][i], &x, &y);
+            numbers[k][i] = (float)(radius * x);
+            numbers[k + 1][i] = (float)(radius * y);
+        }
+    for (int i = 0; i < 4 * BATCH; i++)
+        out[i] = numbers[i & 3][i >> 2];
 }
 
 void pg_normal_fill(const pg_sequence *sequence, int64_t count, float *values) {
@@ -111,11 +119,11 @@ void pg_normal_fill(const pg_sequence *sequence, int64_t count, float *values) {
     for (int64_t b = 0; b < batches; b++) {
         int64_t begin = b * 4 * BATCH, left = count - begin;
         if (left >= 4 * BATCH) {
-            blocks(sequence, (uint32_t)(begin / 4), BATCH, values + begin);
+            blocks(sequence, (uint32_t)(begin / 4), values + begin);
             continue;
         }
         float last[4 * BATCH];
-        blocks(sequence, (uint32_t)(begin / 4), (int)((left + 3) / 4), last);
+        blocks(sequence, (uint32_t)(begin / 4), last);
         memcpy(values + begin, last, (size_t)left * sizeof *values);
     }
 }

@@ -104,4 +104,21 @@ static inline float pg_sigmoidf(float x) {
     return x < -88.0f ? 0.0f : s;
 }
 
+/* ln(x) for positive normal x, with an error below 1e-7 of max(1, |ln x|): x = 2^n m with m in
+ * [sqrt(1/2), sqrt(2)), and ln m = 2 artanh(s) for s = (m - 1) / (m + 1). */
+static inline float pg_logf(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int32_t n = (bits - 0x3f3504f3) >> 23; /* 0x3f3504f3: sqrt(1/2) */
+    bits -= n * (1 << 23);
+    float m;
+    memcpy(&m, &bits, sizeof m);
+    float s = (m - 1.0f) / (m + 1.0f), z = s * s;
+    float p = 1.0f / 9.0f;
+    p = p * z + 1.0f / 7.0f;
+    p = p * z + 1.0f / 5.0f;
+    p = p * z + 1.0f / 3.0f;
+    return (float)n * 0.693147182f + 2.0f * (s + s * z * p);
+}
+
 #endif

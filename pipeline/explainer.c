@@ -7,6 +7,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 #include "pipeline/sha256.h"
 
 /* Modified weights take memory and time to load, and additions by themselves time to run: for those
@@ -14,7 +15,8 @@
 static bool wants_relevance(const pg_explain_options *o) {
     bool any = false;
     for (int i = -1; i < o->methods.count; i++) {
-        const pg_saliency *method = pg_saliency_find(i < 0 ? o->method : o->methods.items[i]);
+        const char *name = i < 0 ? o->method : o->methods.items[i];
+        const pg_saliency *method = name ? pg_saliency_find(name) : NULL;
         any = any || (method && method->kind == &pg_saliency_lrp);
     }
     return any;
@@ -35,10 +37,13 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .width = options->input.width,
                                   .precision = options->precision,
                                   .fuse_add = options->fuse_add,
+                                  .tune = (pg_tune_mode)options->tune,
+                                  .cache_dir = options->cache_dir,
                                   .relevance = wants_relevance(options),
                                   .library_only = !options->own_kernels,
                                   .threads = options->threads,
                                   .max_file_bytes = options->max_file_bytes,
+                                  .kept_bytes = (uint64_t)options->kept_cache << 20,
                                   .max_session_bytes = options->max_session_bytes};
     *out = NULL;
     if (options->precision > PG_PRECISION_F32 && !pg_bf16_native())
@@ -130,11 +135,19 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
                                    .layers = &e->layers};
     pg_diag why = {""};
     pg_selector *trial = NULL;
-    bool classless = e->options->prune.select == PG_SELECT_CLASS && !pg_head_has_classes(&e->head);
-    pg_err err = classless ? pg_fail(&why, PG_ECONFIG,
-                                     "an embedding has no classes: set parchgrad.select to "
-                                     "instance, list or random")
-                           : pg_selector_create(&e->source, &trial, &why);
+    const pg_prune_options *prune = &e->options->prune;
+    bool classes = pg_head_has_classes(&e->head);
+    pg_err err = PG_OK;
+    if (!classes && prune->select == PG_SELECT_CLASS)
+        err = pg_fail(&why, PG_ECONFIG,
+                      "an embedding has no classes: set parchgrad.select to "
+                      "instance, list or random");
+    else if (!classes && prune->compat & PG_COMPAT_seed)
+        err = pg_fail(&why, PG_ECONFIG,
+                      "an embedding has no classes, and so no probability "
+                      "for parchgrad.compat: seed");
+    else
+        err = pg_selector_create(&e->source, &trial, &why);
     if (!err)
         expect(e, trial);
     pg_selector_destroy(&trial);
@@ -188,7 +201,7 @@ static pg_err prepare(pg_explainer *e, pg_diag *diag) {
     bool *gap = pg_calloc((size_t)e->info->n_convs + 1, sizeof *gap);
     if (!gap)
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
-    if (e->can_prune && pg_select_wants_gap(e->options->prune.select))
+    if (e->can_prune && pg_select_reads_gap(&e->source, e->info->classes))
         for (int i = 0; i < e->layers.count; i++)
             gap[e->layers.convs[i]] = true;
     pg_err err = pg_model_prepare(e->model, gap, true, diag);

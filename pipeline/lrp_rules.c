@@ -354,8 +354,6 @@ pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp 
     planner p = {.graph = graph,
                  .options = options,
                  .lrp = out,
-                 .first_conv = -1,
-                 .first_layer = -1,
                  .positive = pg_calloc(values, sizeof(bool)),
                  .vanishing = pg_calloc(values, sizeof(bool))};
     pg_err err = out->nodes && p.positive && p.vanishing

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "kernels/simd.h"
+#include "kernels/vmath.h"
 
 pg_err pg_map_scratch_create(int64_t height, int64_t width, double sigma, pg_map_scratch *out,
                              pg_diag *diag) {
@@ -31,22 +33,37 @@ void pg_map_scratch_destroy(pg_map_scratch *scratch) {
     *scratch = (pg_map_scratch){.height = 0};
 }
 
+/* One loop per way of reducing, so that each becomes vectors; what the input has, three channels or one. */
+PG_CLONES static void reduce_three(pg_reduce reduce, const float *a, int64_t pixel, int64_t plane,
+                                   int64_t area, float *map) {
+    const float *b = a + plane, *c = b + plane;
+    if (reduce == PG_REDUCE_SUM)
+        for (int64_t i = 0; i < area; i++)
+            map[i] = a[i * pixel] + b[i * pixel] + c[i * pixel];
+    else if (reduce == PG_REDUCE_MAX_ABS)
+        for (int64_t i = 0; i < area; i++) {
+            float x = fabsf(a[i * pixel]), y = fabsf(b[i * pixel]), z = fabsf(c[i * pixel]);
+            x = y > x ? y : x;
+            map[i] = z > x ? z : x;
+        }
+    else
+        for (int64_t i = 0; i < area; i++)
+            map[i] = fabsf(a[i * pixel]) + fabsf(b[i * pixel]) + fabsf(c[i * pixel]);
+    if (reduce == PG_REDUCE_MEAN_ABS)
+        for (int64_t i = 0; i < area; i++)
+            map[i] /= 3;
+}
+
 void pg_map_reduce(pg_reduce reduce, const float *attribution, pg_layout layout, int64_t channels,
                    int64_t area, float *map) {
-    int64_t pixel = layout == PG_PLAIN ? 1 : channels, plane = layout == PG_PLAIN ? area : 1;
-    for (int64_t i = 0; i < area; i++) {
-        float result = 0;
-        for (int64_t c = 0; c < channels; c++) {
-            float a = attribution[c * plane + i * pixel];
-            if (reduce == PG_REDUCE_SUM)
-                result += a;
-            else if (reduce == PG_REDUCE_MAX_ABS)
-                result = fmaxf(result, fabsf(a));
-            else
-                result += fabsf(a);
-        }
-        map[i] = reduce == PG_REDUCE_MEAN_ABS ? result / (float)channels : result;
-    }
+    pg_assert(channels == 3 || channels == 1);
+    if (channels == 1)
+        for (int64_t i = 0; i < area; i++)
+            map[i] = reduce == PG_REDUCE_SUM ? attribution[i] : fabsf(attribution[i]);
+    else if (layout == PG_PLAIN)
+        reduce_three(reduce, attribution, 1, area, area, map);
+    else
+        reduce_three(reduce, attribution, 3, 1, area, map);
 }
 
 /* Place i of `out` on a line of `in`: between *low and *low + *step, *share of the way. */
@@ -108,38 +125,37 @@ void pg_map_smooth(const pg_map_scratch *s, float *map) {
         smooth_line(s, s->values + y * s->width, map + y * s->width, s->width, 1);
 }
 
-bool pg_map_finite(const float *map, int64_t count) {
+/* x - x is 0, or NaN. */
+PG_CLONES bool pg_map_finite(const float *map, int64_t count) {
+    int bad = 0;
     for (int64_t i = 0; i < count; i++)
-        if (!isfinite(map[i]))
-            return false;
-    return true;
+        bad |= map[i] - map[i] != 0;
+    return !bad;
 }
 
 /* Bit patterns of non-negative floats order like the numbers: three rounds of counting sort, 11
- * bits each. Values travel as float, so nothing is reinterpreted in place. */
+ * bits each, counted together. Values travel as float, so nothing is reinterpreted in place. */
 const float *pg_map_sort(pg_map_scratch *s, const float *map) {
-    enum { DIGITS = 2048 };
-    int64_t n = s->height * s->width, place[DIGITS];
+    enum { ROUNDS = 3, BITS = 11, DIGITS = 1 << BITS };
+    uint32_t place[ROUNDS][DIGITS] = {{0}}, n = (uint32_t)(s->height * s->width);
     float *from = s->values + n, *to = s->values;
-    for (int64_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits;
         from[i] = fabsf(map[i]);
-    for (int shift = 0; shift < 33; shift += 11) {
-        memset(place, 0, sizeof place);
-        for (int64_t i = 0; i < n; i++) {
-            uint32_t bits;
-            memcpy(&bits, &from[i], sizeof bits);
-            place[bits >> shift & (DIGITS - 1)]++;
-        }
-        int64_t sum = 0;
-        for (int d = 0; d < DIGITS; d++) {
-            int64_t count = place[d];
-            place[d] = sum;
+        memcpy(&bits, &from[i], sizeof bits);
+        for (int r = 0; r < ROUNDS; r++)
+            place[r][bits >> r * BITS & (DIGITS - 1)]++;
+    }
+    for (int r = 0; r < ROUNDS; r++) {
+        for (uint32_t d = 0, sum = 0; d < DIGITS; d++) {
+            uint32_t count = place[r][d];
+            place[r][d] = sum;
             sum += count;
         }
-        for (int64_t i = 0; i < n; i++) {
+        for (uint32_t i = 0; i < n; i++) {
             uint32_t bits;
             memcpy(&bits, &from[i], sizeof bits);
-            to[place[bits >> shift & (DIGITS - 1)]++] = from[i];
+            to[place[r][bits >> r * BITS & (DIGITS - 1)]++] = from[i];
         }
         float *swap = from;
         from = to;
@@ -158,26 +174,48 @@ double pg_map_percentile(const float *sorted, int64_t count, double p) {
     return (double)sorted[low] * (1 - part) + (double)sorted[low + 1] * part;
 }
 
-double pg_map_gini(const float *sorted, int64_t count) {
+PG_CLONES double pg_map_gini(const float *sorted, int64_t count) {
     double sum = 0, weighted = 0, n = (double)count;
+#pragma omp simd reduction(+ : sum, weighted)
     for (int64_t i = 0; i < count; i++) {
         sum += (double)sorted[i];
-        weighted += (double)(i + 1) * (double)sorted[i];
+        weighted += (double)(int)(i + 1) * (double)sorted[i];
     }
     return sum > 0 ? 2 * weighted / (n * sum) - (n + 1) / n : 0;
 }
 
+PG_CLONES static float largest_of(const float *map, int64_t count) {
+    float largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < count; i++) {
+        float v = fabsf(map[i]);
+        largest = v > largest ? v : largest;
+    }
+    return largest;
+}
+
+/* Sums of v and of v ln v for v = |map| / largest. Below 1e-30 the second is nothing beside the largest's own
+ * part of the first. */
+PG_CLONES static void entropy_sums(const float *map, int64_t count, float largest, double *sum,
+                                   double *weighted) {
+    double s = 0, w = 0;
+#pragma omp simd reduction(+ : s, w)
+    for (int64_t i = 0; i < count; i++) {
+        float v = fabsf(map[i]) / largest; /* the entropy does not know the scale */
+        float x = v > 1e-30f ? v : 1.0f;
+        s += (double)v;
+        w += (double)v * (double)pg_logf(x);
+    }
+    *sum = s;
+    *weighted = w;
+}
+
 double pg_map_entropy(const float *map, int64_t count) {
-    double largest = 0, sum = 0, weighted = 0;
-    for (int64_t i = 0; i < count; i++)
-        largest = fmax(largest, fabs((double)map[i]));
+    double sum, weighted;
+    float largest = largest_of(map, count);
     if (!(largest > 0) || count < 2)
         return 0;
-    for (int64_t i = 0; i < count; i++) {
-        double v = fabs((double)map[i]) / largest; /* the entropy does not know the scale */
-        sum += v;
-        weighted += v > 0 ? v * log(v) : 0;
-    }
+    entropy_sums(map, count, largest, &sum, &weighted);
     double entropy = (log(sum) - weighted / sum) / log((double)count);
     return entropy < 0 ? 0 : entropy > 1 ? 1 : entropy;
 }

@@ -12,6 +12,7 @@
 #include "pipeline/optimise.h"
 #include "pipeline/sha256.h"
 #include "pipeline/shuffle.h"
+#include "pipeline/tune.h"
 #include "pipeline/watch.h"
 
 static void drop_load(pg_model *model) {
@@ -144,11 +145,14 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         return pg_fail(diag, PG_ENOMEM, "no memory for the model");
     pg_graph_init(&model->graph, &model->pool);
     model->threads = options->threads;
+    model->tune = options->tune;
+    model->cache_dir = options->cache_dir;
     model->info.precision =
         options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)
@@ -182,8 +186,16 @@ const struct pg_op *pg_model_op(const pg_model *model, int index) {
 
 void pg_model_expect_kept(pg_model *model, int conv, int64_t most) {
     pg_assert(!model->prepared && conv >= 0 && conv < model->info.n_convs);
-    if (model->conv_node[conv] >= 0)
-        pg_conv_expect_kept(model->graph.nodes[model->conv_node[conv]].op, most);
+    const pg_graph *g = &model->graph;
+    const pg_conv_info *info = &model->info.convs[conv];
+    int node = model->conv_node[conv];
+    if (node < 0)
+        return;
+    pg_conv_expect_kept(g->nodes[node].op, most);
+    /* What a depthwise convolution drops is zero for the one before it, too. */
+    for (int i = 0; info->groups > 1 && info->groups == info->in_channels && i < node; i++)
+        if (g->nodes[i].dst[0] == g->nodes[node].src[0] && pg_op_is_conv(g->nodes[i].op))
+            pg_conv_expect_kept(g->nodes[i].op, most);
 }
 
 pg_err pg_model_want_relevance(pg_model *model, const struct pg_lrp_options *options,
@@ -213,14 +225,12 @@ static pg_err prepare_relevance(pg_model *model, pg_diag *diag) {
     return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, diag) : err;
 }
 
-static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
     pg_graph *g = &model->graph;
-    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
-    for (int c = 0; gap != NULL && c < g->n_convs; c++)
-        if (gap[c] && model->conv_node[c] >= 0)
-            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     for (int i = 0; i < g->n_nodes; i++) {
         struct pg_op *op = g->nodes[i].op;
+        if (pg_op_is_conv(op))
+            pg_conv_use_tuner(op, tuner);
         op->bf16_forward = model->info.precision == PG_PRECISION_BF16;
         op->bf16_backward = model->info.precision != PG_PRECISION_F32;
         if (model->library_only && pg_op_is_conv(op))
@@ -230,6 +240,35 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             return pg_fail_in(diag, err, "%s", model->info.path);
     }
     return PG_OK;
+}
+
+static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    pg_threads_set(model->threads); /* team sizes are baked into the primitives */
+    for (int c = 0; gap != NULL && c < g->n_convs; c++)
+        if (gap[c] && model->conv_node[c] >= 0)
+            pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
+    pg_tune tune = {0};
+    pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
+    pg_err err = prepare_each(model, &tune.tuner, diag);
+    pg_tune_end(&tune);
+    return err;
+}
+
+/* A class's masks are one per layer, and of use together: the same number everywhere. */
+static void remember_kept(pg_model *model) {
+    enum { MASKS_MAX = 64 };
+    pg_graph *g = &model->graph;
+    uint64_t one = 0;
+    for (int i = 0; i < g->n_nodes; i++)
+        one += pg_op_is_conv(g->nodes[i].op) ? g->nodes[i].op->state_bytes : 0;
+    if (one == 0)
+        return;
+    uint64_t masks = model->kept_bytes / one;
+    masks = masks < 1 ? 1 : masks > MASKS_MAX ? MASKS_MAX : masks;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (pg_op_is_conv(g->nodes[i].op))
+            pg_conv_remember_kept(g->nodes[i].op, (int)masks);
 }
 
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
@@ -246,6 +285,8 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
     drop_load(model);
     if (err == PG_OK) /* layouts are known now */
         err = pg_watch_describe(&model->graph, &model->info, diag);
+    if (err == PG_OK)
+        remember_kept(model);
     if (err == PG_OK)
         err = pg_plan_memory(&model->graph, model->backward, &model->plan, diag);
     if (err != PG_OK)

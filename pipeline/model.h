@@ -28,6 +28,9 @@ typedef struct pg_model_value {
     const char *path; /* NULL: the numbers */
 } pg_model_value;
 
+/* Whether implementations of convolutions are chosen by measuring: not; with choices kept in a
+ * file; measuring again each time. */
+typedef enum pg_tune_mode { PG_TUNE_OFF, PG_TUNE_CACHED, PG_TUNE_ALWAYS } pg_tune_mode;
 const char *pg_precision_name(pg_precision precision); /* as the configuration has it */
 
 typedef struct pg_model_options {
@@ -49,11 +52,15 @@ typedef struct pg_model_options {
     bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
                                  stay nodes of their own, each with a rule */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */
+    pg_tune_mode tune;
+    const char *cache_dir;    /* of the choices, borrowed until prepare; NULL or "": tune.h */
     int threads;              /* OpenMP threads of each session; 0: all processors */
     uint64_t max_file_bytes;  /* the model and its external data; 0: 2 GiB */
     uint64_t max_value_bytes; /* one activation; 0: 1 GiB */
     uint64_t max_load_bytes;  /* memory for loading, beside 32 times the file's bytes; 0: 1 GiB */
     uint64_t max_session_bytes; /* one worker's arena; 0: 8 GiB */
+    uint64_t kept_bytes;      /* one session's packed weights of kept channels (pg_model_expect_kept) for as many
+                                 masks as fit, at least for one; 0: 64 MiB */
     pg_refusals *refusals;    /* NULL, or filled with every node that is not supported */
 } pg_model_options;
 

@@ -62,6 +62,7 @@ typedef struct pg_prune_options {
     int n_lists;
     uint64_t seed;       /* select: random */
     const char *stats_path; /* NULL or "": none */
+    unsigned compat;     /* set of PG_COMPAT_... (compat.h) */
 } pg_prune_options;
 
 /* model.precision: what convolutions and products with constant matrices multiply. AUTO is F32. */
@@ -148,6 +149,9 @@ typedef struct pg_explain_options {
                                prepared for them is */
     const char *cam_layer; /* whose activation CAMs weigh; "": the last with an extent */
     int scorecam_channels; /* at most this many, those that vary most; 0: all */
+    int rise_masks, rise_cells; /* random masks, of that many cells each way */
+    double rise_share;          /* of the cells that let the picture through */
+    uint64_t rise_seed;
     int occlusion_window, occlusion_stride; /* pixels */
     double deadline;     /* seconds for one frame, 0: none; methods of many steps then do fewer */
     const char *target;  /* "top1", a class index or a class name */
@@ -157,9 +161,12 @@ typedef struct pg_explain_options {
     pg_crp_options crp;
     pg_ig_options ig;
     pg_smoothgrad_options smoothgrad;
+    int tune;               /* pg_tune_mode */
+    const char *cache_dir;  /* of what tuning chose; NULL or "": pipeline/tune.h */
     bool fuse_add;          /* residual additions are done by the convolution before them */
     bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
+    int kept_cache;         /* MiB per worker for their packed weights; 0: 64 */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
     double percentile;   /* the overlay's full colour, 99.5 */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 
 static pg_err create(const pg_model *model, const pg_head *head, const pg_select_source *source,
                      pg_pass *pass, pg_diag *diag) {
@@ -106,6 +107,13 @@ static pg_err finish_backward(pg_pass *pass, uint64_t begin, pg_err err) {
     return err;
 }
 
+static void weigh_seed(pg_pass *pass) {
+    pg_head_scale scale = pg_head_scale_of(pass->head, pass->scores);
+    float p = pg_head_probability(pass->head, scale, pass->scores[pass->klass]);
+    for (int64_t i = 0; i < pass->output_count; i++)
+        pass->seed[i] *= p;
+}
+
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     uint64_t begin = pass->mark;
     const pg_conv_prune *convs = NULL;
@@ -121,6 +129,8 @@ pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag) {
     pg_pass_mark(pass, PG_STAGE_SELECT);
     pg_head_seed(pass->head, pg_session_output(pass->session), pass->scores, pass->klass,
                  pass->seed);
+    if (pass->pruned && pass->explain->prune.compat & PG_COMPAT_seed)
+        weigh_seed(pass);
     return finish_backward(pass, begin,
                            pg_session_backward(pass->session, pass->seed, convs, diag));
 }
@@ -170,6 +180,17 @@ int pg_pass_fit(const pg_pass *pass, pg_cost step) {
         return 0;
     double left = (double)(pass->deadline - now);
     return left < one * 1e9 ? (int)(left / one) : INT_MAX;
+}
+
+/* The key says which seed and stream, the counter's upper words which frame and sample. */
+pg_sequence pg_pass_sequence(const pg_pass *pass, uint64_t seed, int sample) {
+    uint64_t key = UINT64_C(14695981039346656037); /* FNV-1a */
+    for (const char *c = pass->frame->stream; *c; c++)
+        key = (key ^ (uint8_t)*c) * UINT64_C(1099511628211);
+    key += seed;
+    uint64_t seq = pass->frame->seq;
+    return (pg_sequence){.key = {(uint32_t)key, (uint32_t)(key >> 32)},
+                         .name = {(uint32_t)seq, (uint32_t)(seq >> 32), (uint32_t)sample}};
 }
 
 void pg_pass_progress(const pg_pass *pass, int done, int planned) {

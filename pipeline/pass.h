@@ -4,6 +4,7 @@
 #define PG_PIPELINE_PASS_H
 
 #include "pipeline/frame.h"
+#include "kernels/philox.h"
 #include "pipeline/head.h"
 #include "pipeline/prune.h"
 #include "pipeline/session.h"
@@ -87,6 +88,10 @@ void pg_pass_restore(pg_pass *pass);
 /* How many steps of this cost fit before the deadline, by what passes took lately; INT_MAX without
  * a deadline. */
 int pg_pass_fit(const pg_pass *pass, pg_cost step);
+
+/* The random numbers of one sample of this frame: a function of the seed, the stream and the frame's
+ * seq, so that a replay gives the same bytes. */
+pg_sequence pg_pass_sequence(const pg_pass *pass, uint64_t seed, int sample);
 
 /* Tells whoever watches how far the method is. */
 void pg_pass_progress(const pg_pass *pass, int done, int planned);

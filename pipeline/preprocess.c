@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "kernels/simd.h"
 #include "pipeline/resample.h"
 
 struct pg_preprocess {
@@ -129,14 +130,6 @@ pg_drop pg_preprocess_picture(pg_preprocess *p, const pg_picture *picture, float
     return PG_DROP_NONE;
 }
 
-/* Back to a pixel, for the overlay of frames that never were a picture here. */
-static uint8_t denormalise(const pg_preprocess *p, int channel, float value) {
-    const pg_input_options *o = &p->options;
-    double v =
-        ((double)value * (double)o->std[channel] + (double)o->mean[channel]) / (double)o->scale;
-    return (uint8_t)(v <= 0 ? 0 : v >= 255 ? 255 : v + 0.5);
-}
-
 static pg_drop check_tensor(const pg_preprocess *p, const pg_frame *frame, pg_diag *diag) {
     uint64_t bytes = (uint64_t)(p->channels * p->height * p->width) * sizeof(float);
     bool packed = frame->stride == 0 || frame->stride == p->width * (int64_t)sizeof(float);
@@ -151,30 +144,63 @@ static pg_drop check_tensor(const pg_preprocess *p, const pg_frame *frame, pg_di
     return PG_DROP_BAD_SHAPE;
 }
 
+/* One channel of a tensor: to the network's input, and back to a pixel, for the overlay of frames that never were
+ * a picture here. */
+typedef struct channel_job {
+    int64_t area, step;
+    const uint8_t *from; /* floats; the message gives no alignment */
+    float *to;           /* every `step`-th */
+    uint8_t *rgb;        /* every third */
+    float scale, shift;  /* pixel = scale value + shift, cut to a whole number */
+} channel_job;
+
+/* False if a value is not finite. */
+PG_CLONES static bool take_channel(const channel_job *job) {
+    int bad = 0;
+    for (int64_t i = 0; i < job->area; i++) {
+        float v, pixel;
+        memcpy(&v, job->from + (size_t)i * sizeof v, sizeof v);
+        bad |= v - v != 0;
+        job->to[i * job->step] = v;
+        pixel = v * job->scale + job->shift;
+        pixel = pixel > 0 ? pixel : 0; /* NaN too */
+        job->rgb[3 * i] = (uint8_t)(pixel < 255 ? pixel : 255);
+    }
+    return !bad;
+}
+
+static void refuse_value(const channel_job *job, int channel, pg_diag *diag) {
+    for (int64_t i = 0; i < job->area; i++)
+        if (!isfinite(job->to[i * job->step])) {
+            pg_fail(diag, PG_EINPUT, "f32chw: value %" PRId64 " is not finite",
+                    channel * job->area + i);
+            return;
+        }
+}
+
 pg_drop pg_preprocess_tensor(pg_preprocess *p, const pg_frame *frame, float *dst, pg_layout layout,
                              pg_diag *diag) {
     pg_drop reason = check_tensor(p, frame, diag);
     if (reason)
         return reason;
     int64_t area = p->height * p->width;
-    int64_t pixel = layout == PG_PLAIN ? 1 : p->channels, plane = layout == PG_PLAIN ? area : 1;
     for (int c = 0; c < p->channels; c++) {
-        const uint8_t *src = frame->pixels.data + (size_t)(c * area) * sizeof(float);
-        int rgb = p->options.bgr ? 2 - c : c;
-        for (int64_t i = 0; i < area; i++) {
-            float value; /* the message gives no alignment */
-            memcpy(&value, src + (size_t)i * sizeof value, sizeof value);
-            if (!isfinite(value)) {
-                pg_fail(diag, PG_EINPUT, "f32chw: value %" PRId64 " is not finite", c * area + i);
-                return PG_DROP_MALFORMED;
-            }
-            dst[c * plane + i * pixel] = value;
-            if (p->channels == 1)
-                memset(p->rgb + 3 * i, denormalise(p, 0, value), 3);
-            else
-                p->rgb[3 * i + rgb] = denormalise(p, c, value);
+        channel_job job = {.area = area,
+                           .from = frame->pixels.data + (size_t)(c * area) * sizeof(float),
+                           .to = dst + (layout == PG_PLAIN ? c * area : c),
+                           .step = layout == PG_PLAIN ? 1 : p->channels,
+                           .rgb = p->rgb + (p->options.bgr ? 2 - c : c),
+                           .scale = p->options.std[c] / p->options.scale,
+                           .shift = p->options.mean[c] / p->options.scale + 0.5f};
+        if (p->channels == 1)
+            job.rgb = p->rgb;
+        if (!take_channel(&job)) {
+            refuse_value(&job, c, diag);
+            return PG_DROP_MALFORMED;
         }
     }
+    for (int64_t i = 0; p->channels == 1 && i < area; i++)
+        p->rgb[3 * i + 1] = p->rgb[3 * i + 2] = p->rgb[3 * i];
     static const double same[6] = {1, 0, 0, 0, 1, 0};
     memcpy(p->transform, same, sizeof same);
     return PG_DROP_NONE;

@@ -14,12 +14,22 @@
 
 #include "kernels/defect.h"
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 
 /* Below this share of what it is compared with, a variance is rounding error. */
 static const double FLOOR = 1e-12;
+static const double COMPAT_FLOOR = 1e-13; /* added to variances, whatever their scale */
 
 static double significant(double variance, double mean_square) {
     return variance > FLOOR * mean_square ? variance : 0;
+}
+
+/* M or N. */
+static double measure_of(unsigned compat, int64_t positions, double variance, double mean_square) {
+    double v = compat & PG_COMPAT_floor ? variance : significant(variance, mean_square);
+    if (compat & PG_COMPAT_width && positions == 1)
+        v = sqrt(v); /* |S|: variance is S^2 there */
+    return compat & PG_COMPAT_floor ? v + COMPAT_FLOOR : v;
 }
 
 static pg_prune_factors left_alone(double share) {
@@ -27,14 +37,15 @@ static pg_prune_factors left_alone(double share) {
 }
 
 pg_prune_factors pg_prune_weigh(const pg_prune_options *options, const pg_group_moments *moments) {
-    double m = significant(moments->var_high, moments->mean_square_high);
-    double n = significant(moments->var_low, moments->mean_square_low);
+    unsigned compat = options->compat;
+    double m = measure_of(compat, moments->positions, moments->var_high, moments->mean_square_high);
+    double n = measure_of(compat, moments->positions, moments->var_low, moments->mean_square_low);
     double sum = m + n;
     if (!(sum > 0) || !isfinite(sum))
         return left_alone(0);
     double share = m / sum;
     bool finite = isfinite(options->gamma);
-    if (share < FLOOR || (finite && n / sum < FLOOR))
+    if (!(compat & PG_COMPAT_floor) && (share < FLOOR || (finite && n / sum < FLOOR)))
         return left_alone(share);
     double g = finite ? options->gamma * sqrt(n / m) : 1, l = finite ? 1 : 0;
     double before = sum, after = g * g * m + l * n;

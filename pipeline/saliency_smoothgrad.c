@@ -65,20 +65,9 @@ static float range_of(const float *x, int64_t count) {
     return most - least;
 }
 
-/* The key says which seed and stream, the counter's upper words which frame and copy. */
-static pg_sequence sequence_of(const pg_pass *pass, int sample) {
-    uint64_t key = UINT64_C(14695981039346656037); /* FNV-1a */
-    for (const char *c = pass->frame->stream; *c; c++)
-        key = (key ^ (uint8_t)*c) * UINT64_C(1099511628211);
-    key += pass->explain->smoothgrad.seed;
-    uint64_t seq = pass->frame->seq;
-    return (pg_sequence){.key = {(uint32_t)key, (uint32_t)(key >> 32)},
-                         .name = {(uint32_t)seq, (uint32_t)(seq >> 32), (uint32_t)sample}};
-}
-
 /* x + sigma times noise, and forward */
 static pg_err disturb(smooth_state *s, pg_pass *pass, float sigma, int sample, pg_diag *diag) {
-    pg_sequence sequence = sequence_of(pass, sample);
+    pg_sequence sequence = pg_pass_sequence(pass, pass->explain->smoothgrad.seed, sample);
     pg_normal_fill(&sequence, pass->input_count, s->plain);
     pg_layout_convert(&s->shape, PG_PLAIN, s->plain, pass->layout, s->noise);
     for (int64_t i = 0; i < pass->input_count; i++)

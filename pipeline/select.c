@@ -45,33 +45,50 @@ static void sift(pg_rank *heap, int64_t n, int64_t at) {
     }
 }
 
-/* A heap instead of a sort: a tenth of the channels is wanted, and qsort may allocate. */
+static int64_t keep_by_level(double level, const pg_rank *ranks, int64_t n, pg_ties ties,
+                             uint8_t *keep) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (ranks[i].log_p < level || (ranks[i].log_p == level && ties != PG_TIES_DROPPED)) {
+            keep[ranks[i].channel] = 1;
+            kept++;
+        }
+    return kept;
+}
+
+/* The best `quota` > 0 go to the end of ranks, the best last. A heap instead of a sort: a tenth of
+ * the channels is wanted, and qsort may allocate. */
+static void take_best(pg_rank *ranks, int64_t n, int64_t quota) {
+    for (int64_t i = n / 2; i-- > 0;)
+        sift(ranks, n, i);
+    for (int64_t k = 1; k <= quota; k++) {
+        pg_rank best = ranks[0];
+        ranks[0] = ranks[n - k];
+        ranks[n - k] = best;
+        sift(ranks, n - k, 0);
+    }
+}
+
 int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_rank *ranks, int64_t n,
-                       uint8_t *keep) {
-    if (!options->use_level && options->quantile >= 1) { /* the layer is left alone, dead channels too */
+                       pg_ties ties, uint8_t *keep) {
+    /* all: the layer is left alone, dead channels too */
+    if (!options->use_level && options->quantile >= 1 && ties == PG_TIES_BROKEN) {
         memset(keep, 1, (size_t)channels);
         return channels;
     }
     memset(keep, 0, (size_t)channels);
-    if (options->use_level) {
-        int64_t kept = 0;
-        double level = log(options->level);
-        for (int64_t i = 0; i < n; i++)
-            if (ranks[i].log_p <= level) {
-                keep[ranks[i].channel] = 1;
-                kept++;
-            }
-        return kept;
-    }
+    if (options->use_level)
+        return keep_by_level(log(options->level), ranks, n, ties, keep);
     int64_t quota = pg_select_quota(options->quantile, channels);
     quota = quota < n ? quota : n;
-    for (int64_t i = n / 2; i-- > 0;)
-        sift(ranks, n, i);
-    for (int64_t k = 0; k < quota; k++) {
-        keep[ranks[0].channel] = 1;
-        ranks[0] = ranks[n - 1 - k];
-        sift(ranks, n - 1 - k, 0);
-    }
+    if (quota == 0)
+        return 0;
+    take_best(ranks, n, quota);
+    double last = ranks[n - quota].log_p;
+    if (ties != PG_TIES_BROKEN)
+        return keep_by_level(last, ranks, n, ties, keep);
+    for (int64_t k = 1; k <= quota; k++)
+        keep[ranks[n - k].channel] = 1;
     return quota;
 }
 
@@ -95,6 +112,13 @@ struct pg_selector {
 
 bool pg_select_wants_gap(pg_select select) {
     return select == PG_SELECT_CLASS || select == PG_SELECT_INSTANCE;
+}
+
+bool pg_select_reads_gap(const pg_select_source *source, int64_t classes) {
+    bool testable = source->options->select == PG_SELECT_CLASS;
+    for (int64_t k = 0; testable && k < classes; k++)
+        testable = pg_select_class_testable(source->stats, k);
+    return pg_select_wants_gap(source->options->select) && !testable;
 }
 
 static bool alloc_masks(const pg_layers *layers, cached *entry) {

@@ -53,10 +53,17 @@ pg_err pg_select_list_check(const pg_select_source *source, pg_diag *diag);
 /* max(1, floor(q C)), at most C. */
 int64_t pg_select_quota(double quantile, int64_t channels);
 
+/* Channels whose log_p is exactly that of the last kept one, or of the level. */
+typedef enum pg_ties {
+    PG_TIES_BROKEN, /* by t and by number: as many are kept as should be */
+    PG_TIES_KEPT,   /* all */
+    PG_TIES_DROPPED /* all, the last kept one too */
+} pg_ties;
+
 /* Keeps the best `quota` of ranks[n], or all with log_p <= log(level), by the options. Reorders
  * ranks. Returns the number kept. */
 int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_rank *ranks, int64_t n,
-                       uint8_t *keep);
+                       pg_ties ties, uint8_t *keep);
 
 /* True if the channel's statistic varies over the calibration set. */
 bool pg_select_alive(const pg_sample *all);
@@ -84,8 +91,12 @@ void pg_selector_destroy(pg_selector **selector); /* accepts NULL */
  * about that, a quarter. */
 int64_t pg_selector_expects(const pg_selector *selector, int layer);
 
-/* True if run wants GAP_c of the frame. */
+/* True if the rule is about GAP_c, and so needs statistics of it. */
 bool pg_select_wants_gap(pg_select select);
+
+/* True if run may ask for GAP_c of the frame, which costs a pass over every pruned layer's output: the
+ * instance-wise rule, and the class-wise one where some of the model's classes cannot be tested. */
+bool pg_select_reads_gap(const pg_select_source *source, int64_t classes);
 
 /* Gets GAP_c [channels] of one convolution of the frame, NULL if it was not computed. */
 typedef const float *(*pg_gap_fn)(void *user, int conv);

@@ -21,5 +21,5 @@ int64_t pg_select_at_random(const pg_select_source *source, int layer, int64_t k
         ranks[c] = (pg_rank){(double)(mix(stream ^ (uint64_t)c) >> 11), 0, c};
     pg_prune_options by_quantile = *source->options;
     by_quantile.use_level = false; /* there is no p to compare with a level */
-    return pg_select_best(&by_quantile, channels, ranks, channels, keep);
+    return pg_select_best(&by_quantile, channels, ranks, channels, PG_TIES_BROKEN, keep);
 }

@@ -60,13 +60,49 @@ static bool point(pg_session *s, int index) {
     return true;
 }
 
+/* A gradient with a single contribution may be handed on as its live channels alone, if the operator that made
+ * the value can take it so. readers, makers: as of pg_graph_readers, pg_graph_makers. */
+static bool join(pg_session *s, int index, const int *readers, const int *makers) {
+    const pg_graph *g = &s->model->graph;
+    const pg_node *node = &g->nodes[index];
+    int value = node->op->n_src > 0 ? node->src[0] : -1, maker = value < 0 ? -1 : makers[value];
+    if (maker < 0 || readers[value] != 1 || value == g->logits || node->op->alias ||
+        g->nodes[maker].op->alias || g->nodes[maker].op->live_most == 0)
+        return true;
+    pg_live *live = pg_pool_array(&s->pool, 1, sizeof *live);
+    if (live == NULL)
+        return false;
+    live->most = g->nodes[maker].op->live_most;
+    s->runners[index].io.d_src_live = live;
+    s->runners[maker].io.d_dst_live = live;
+    return true;
+}
+
+static bool point_all(pg_session *s) {
+    const pg_graph *g = &s->model->graph;
+    int *readers = pg_malloc((size_t)g->n_values * sizeof *readers);
+    int *makers = pg_malloc((size_t)g->n_values * sizeof *makers);
+    bool ok = readers != NULL && makers != NULL;
+    if (ok) {
+        pg_graph_readers(g, readers);
+        pg_graph_makers(g, makers);
+    }
+    for (int i = 0; ok && i < g->n_nodes; i++)
+        ok = point(s, i);
+    for (int i = 0; ok && s->model->backward && i < g->n_nodes; i++)
+        ok = join(s, i, readers, makers);
+    pg_free(readers);
+    pg_free(makers);
+    return ok;
+}
+
 static pg_err bind(pg_session *s, pg_diag *diag) {
     const pg_graph *g = &s->model->graph;
+    if (!point_all(s))
+        return pg_fail(diag, PG_ENOMEM, "no memory for a session");
     for (int i = 0; i < g->n_nodes; i++) {
         const pg_op *op = g->nodes[i].op;
         runner *r = &s->runners[i];
-        if (!point(s, i))
-            return pg_fail(diag, PG_ENOMEM, "no memory for a session");
         if (op->alias || op->cls->bind == NULL)
             continue;
         pg_err err = op->cls->bind(op, &r->io, &r->io.state, diag);
@@ -242,6 +278,8 @@ static pg_err backward(pg_session *session, int last, const float *seed, way how
         if (how.guided)
             guide(session, i);
         r->io.prune = prune_of(node, how.prune);
+        if (r->io.d_src_live)
+            r->io.d_src_live->keep = NULL;
         pg_err err = how.step != NULL ? how.step(how.user, i, node->op, &r->io)
                                       : node->op->cls->backward(node->op, &r->io);
         r->io.prune = NULL;

@@ -86,23 +86,28 @@ double pg_log_normal_sf(double z) {
     return -0.5 * z * z - 0.5 * log(2 * M_PI) - log(fraction);
 }
 
-/* What Welch's test is not: one variance assumed for both groups. Planted to see tests fail. */
-static pg_test pooled(const pg_sample *a, const pg_sample *b) {
-    double df = a->count + b->count - 2;
+/* Both groups are constant. */
+static pg_test without_variance(double difference, double df) {
+    double t = difference > 0 ? INFINITY : difference < 0 ? -INFINITY : 0;
+    return (pg_test){t, df, pg_log_student_sf(t, 1)};
+}
+
+pg_test pg_student(const pg_sample *a, const pg_sample *b) {
+    double difference = a->mean - b->mean, df = a->count + b->count - 2;
     double v = ((a->count - 1) * a->variance + (b->count - 1) * b->variance) / df;
-    double t = (a->mean - b->mean) / sqrt(v * (1 / a->count + 1 / b->count));
+    if (!(v > 0))
+        return without_variance(difference, df);
+    double t = difference / sqrt(v * (1 / a->count + 1 / b->count));
     return (pg_test){t, df, pg_log_student_sf(t, df)};
 }
 
 pg_test pg_welch(const pg_sample *a, const pg_sample *b) {
     double va = a->variance / a->count, vb = b->variance / b->count, v = va + vb;
     double difference = a->mean - b->mean;
-    if (!(v > 0)) {
-        double t = difference > 0 ? INFINITY : difference < 0 ? -INFINITY : 0;
-        return (pg_test){t, a->count + b->count - 2, pg_log_student_sf(t, 1)};
-    }
+    if (!(v > 0))
+        return without_variance(difference, a->count + b->count - 2);
     if (pg_defect("pooled-student"))
-        return pooled(a, b);
+        return pg_student(a, b);
     /* Shares instead of variances: their squares cannot underflow. */
     double sa = va / v, sb = vb / v, t = difference / sqrt(v);
     double df = 1 / (sa * sa / (a->count - 1) + sb * sb / (b->count - 1));

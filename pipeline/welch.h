@@ -17,6 +17,9 @@ typedef struct pg_test {
  * `b`? Both groups need two values. Without any variance t is +-infinity, or 0 for equal means. */
 pg_test pg_welch(const pg_sample *a, const pg_sample *b);
 
+/* Student's t with one variance assumed for both groups, else the same. */
+pg_test pg_student(const pg_sample *a, const pg_sample *b);
+
 /* ln P(T > t) of Student's t with df > 0 degrees of freedom. */
 double pg_log_student_sf(double t, double df);
 

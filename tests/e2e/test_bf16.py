@@ -4,6 +4,8 @@ A ReLU's derivative is 0 or 1: where forward is rounded, some of them tip over, 
 only backward is rounded, neither can, and the map is the float32 one but for rounding. The yardstick for the first is
 what half a grey level of noise in the picture does to the float32 map."""
 import concurrent.futures
+import json
+import os
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ class Net:
         for i, x in enumerate(crops(samples)):
             np.save(data / f"{i:03d}.npy", x)
         cli.run("calibrate", "--model", self.path, "--data", data.parent, "--labels", "predicted", "--out",
-                self.stats, "--set", "parchgrad.layers=1.0")
+                self.stats, "--set", "parchgrad.layers=1.0", "--set", "model.threads=1")
 
     def explain(self, x, kind, precision, target):
         options = {"model__precision": precision, "model__threads": 1}
@@ -84,9 +86,64 @@ class Table:
         self.top1.setdefault(variant, []).append(a.argmax() == b.argmax())
 
 
+NETS = {"efficientnet_lite0": 6, "resnet18": 2, "resnet50": 2, "mobilenet_v2": 2}
+LARGE = {"densenet121": 2, "vgg16_bn": 2}
+
+
 @needs_bf16
-@pytest.mark.parametrize("name,count", [("efficientnet_lite0", 6), ("resnet18", 2), ("resnet50", 2),
-                                        ("mobilenet_v2", 2), ("densenet121", 2), ("vgg16_bn", 2)])
-def test_bf16(name, count, tmp_path, say):
-    net = Net(name, tmp_path, 112 if name == "efficientnet_lite0" else 28)
-    table = Table(name, net, list(photos().values())[:2 * count:2] + list(photos().values())[1:2 * count - 9:2], say)
+@pytest.mark.parametrize("name", [*NETS, *(LARGE if os.environ.get("PG_FULL") else ())])
+def test_bf16(name, tmp_path, say):
+    count, pictures = {**NETS, **LARGE}[name], list(photos().values())
+    inputs = (pictures[::2] + pictures[1::2])[:count]
+    table = Table(name, Net(name, tmp_path, 112 if name == "efficientnet_lite0" else 28), inputs, say)
+
+    # Backward alone: linear, so its error is that of rounding. Measured: cosines from 0.9998, rank correlations from
+    # 0.9993; bounds at twice that distance from 1. Forward is float32's to the bit.
+    assert max(table.logit["bf16-backward"]) == 0
+    for kind in KINDS:
+        assert min(table.cosine["bf16-backward", kind]) > .9996, kind
+        assert min(table.rank["bf16-backward", kind]) > .9985, kind
+
+    # Both: no bound on the map means anything but relative to what the map withstands. In the trained network the
+    # measured medians lie above noise's by 0.02 to 0.1; in those with weights drawn at random, where a thousand ReLUs
+    # hang in the balance, on either side of it (densenet121, instance: 0.78, noise 0.96).
+    assert all(table.top1["bf16"])
+    assert max(table.logit["bf16"]) < .05  # measured 0.003 to 0.03
+    if name == "efficientnet_lite0":
+        for kind in KINDS:
+            assert np.median(table.rank["bf16", kind]) > np.median(table.rank["noise", kind]), kind
+        assert np.median(table.rank["bf16", "gradient"]) > .9
+
+
+@needs_bf16
+def test_what_ran_is_said():
+    model, x = models.export("tiny_resnet", 64, 10), models.test_picture(64)
+    for precision, said in (("auto", "f32"), ("f32", "f32"), ("bf16", "bf16"), ("bf16-backward", "bf16-backward")):
+        setting = ("--set", f"model.precision={precision}")
+        assert cli.explain(model, x, model__precision=precision).info["model"]["precision"] == said
+        about = json.loads(cli.run("inspect", "--model", model, "--json", *setting).stdout)
+        assert about["precision"] == said
+        kinds = [op["implementation"] or "" for op in about["operators"] if op["type"] == "Conv"]
+        assert any("bf16" in kind for kind in kinds) == (said != "f32")
+
+
+def test_refused_without_the_instructions():
+    model = models.export("tiny_resnet", 64, 10)
+    for precision in ("bf16", "bf16-backward"):
+        result = cli.run("inspect", "--model", model, "--set", f"model.precision={precision}", check=False,
+                         env={"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"})
+        assert result.returncode == 2 and f"model.precision: {precision} needs a processor with" in result.stderr
+    cli.run("inspect", "--model", model, env={"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"})
+
+
+@needs_bf16
+def test_statistics_serve_all_precisions(tmp_path):
+    """They are made in float32, whatever the configuration says."""
+    model = models.export("tiny_resnet", 64, 10)
+    cli.write_calibration(tmp_path / "data", [models.picture(i, 64, 2) for i in range(8)], [i % 2 for i in range(8)])
+    files = []
+    for precision in ("f32", "bf16"):
+        files.append(tmp_path / precision)
+        cli.calibrate(model, tmp_path / "data", files[-1], model__precision=precision)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    cli.explain(model, models.test_picture(64), method="parchgrad", stats=files[0], model__precision="bf16")

@@ -164,7 +164,7 @@ def test_fewer_channels(case):
     """scorecam.channels takes those that vary most, and says how many it took."""
     _, net, module, layer, path, x = case
     _, info = our_map(path, x, "scorecam", 3, layer, scorecam__channels=20)
-    assert info["samples"] == 20 and info["planned"] == 20
+    assert info["quality"]["samples"] == 20 and info["quality"]["planned"] == 20
 
 
 def test_ablation_by_tail_equals_closed_form(say):
@@ -181,12 +181,12 @@ def test_ablation_by_tail_equals_closed_form(say):
 
     net, x = models.build("resnet18", SIZE, CLASSES), models.test_picture(SIZE)
     closed, info = our_map(models.export("resnet18", SIZE, CLASSES), x, "ablationcam", 3)
-    assert info.get("planned", 0) == 0, "the closed form was not used"
+    assert "planned" not in info["quality"], "the closed form was not used"
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(WithRelu(net), torch.from_numpy(x)[None], file.name, opset_version=13)
         tails, info = our_map(file.name, x, "ablationcam", 3)
-    assert info["planned"] > 0
+    assert info["quality"]["planned"] > 0
     say(f"ablationcam by tail and closed form: {np.abs(tails - closed).max():.1e}")
     assert np.abs(tails - closed).max() <= 10 * BOUND  # the logits carry 1000: three digits less
 
@@ -229,14 +229,53 @@ def test_the_picture_is_no_layer():
 
 
 def test_no_spatial_layer():
-    refused(models.export("vit_tiny", SIZE, CLASSES), "gradcam", "no layer of more than one position")
+    refused(models.export("vit_b_16", SIZE, CLASSES), "gradcam", "no layer of more than one position")
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "eigencam", "ablationcam", "scorecam",
-                                    "scorecam-torchcam", "scorecam-prob", "occlusion"])
+                                    "scorecam-torchcam", "scorecam-prob", "occlusion", "rise"])
 def test_constant_picture(method):
     """No crash, a finite map, and whatever it is, it says how it stands."""
-    ours, info = our_map(models.export("resnet18", SIZE, CLASSES), np.zeros((3, SIZE, SIZE), np.float32), method, 3)
+    ours, info = our_map(models.export("resnet18", SIZE, CLASSES), np.zeros((3, SIZE, SIZE), np.float32), method, 3,
+                         rise__masks=20)
     assert np.isfinite(ours).all()
     if not ours.any():
         assert info["quality"]["degenerate"]
+
+
+# ---- RISE ----
+
+
+def rise_formula(net, x, target, masks, cells, share):
+    """The definition in numpy: grids and shifts by Philox as saliency_rise.c counts them (seed 0, stream "input", seq
+    0), enlarged by torch, probabilities by torch."""
+    from test_methods_gradient import philox
+    key = 14695981039346656037
+    for byte in b"input":
+        key = (key ^ byte) * 1099511628211 % 2**64
+    cell = -(-SIZE // cells)
+    total = np.zeros((SIZE, SIZE))
+    for n in range(masks):
+        blocks = (cells * cells + 2 + 3) // 4
+        words = np.stack(philox([np.arange(blocks, dtype=np.uint32), *(np.full(blocks, v, np.uint32)
+                                                                       for v in (0, 0, n))],
+                                (key & 0xffffffff, key >> 32)), 1).ravel()
+        grid = (words[:cells * cells] / 2**32 < share).astype(np.float32).reshape(cells, cells)
+        large = F.interpolate(torch.from_numpy(grid)[None, None], [(cells + 1) * cell] * 2, mode="bilinear",
+                              align_corners=False)[0, 0].numpy()
+        down, right = (int(words[cells * cells + i]) * cell >> 32 for i in (0, 1))
+        mask = large[down:down + SIZE, right:right + SIZE]
+        with torch.no_grad():
+            p = torch.softmax(net(torch.from_numpy(x * mask)[None])[0].double(), 0)[target]
+        total += float(p) * mask
+    return total / (masks * share)
+
+
+def test_rise(say):
+    net, x = models.build("resnet18", SIZE, CLASSES), models.test_picture(SIZE)
+    got = cli.explain(models.export("resnet18", SIZE, CLASSES), x, method="rise", target=3, rise__masks=20,
+                      rise__cells=7, rise__share=0.4)
+    theirs = rise_formula(net, x, 3, 20, 7, 0.4)
+    say(f"rise, 20 masks: relative L2 {cli.rel(got.attribution[0], theirs):.1e}")
+    assert cli.rel(got.attribution[0], theirs) <= 1e-5
+    assert got.info["quality"]["samples"] == 20 and got.info["quality"]["std_error"] > 0

@@ -23,6 +23,11 @@ def residual(tmp_path_factory):
     return Case("tiny_resnet", "keep", tmp_path_factory.mktemp("residual"), samples=32)
 
 
+@pytest.fixture(scope="module")
+def depthwise(tmp_path_factory):
+    return Case("mobilenet_v2", "fold", tmp_path_factory.mktemp("depthwise"), samples=8)
+
+
 # ---- the reference ----
 
 
@@ -120,12 +125,15 @@ def test_finite_gamma_tends_to_infinite(residual):
 
 
 @pytest.mark.parametrize("select, gamma", [("class", "inf"), ("instance", "inf"), ("list", "inf"), ("class", 3)])
-def test_kept_channels_alone_give_the_same_map(residual, chain, select, gamma):
-    """engine.kept_channels: sums over the same products in another order; with finite gamma, the same bytes."""
-    for case in (residual, chain):
+def test_kept_channels_alone_give_the_same_map(residual, chain, depthwise, select, gamma):
+    """engine.kept_channels: sums over the same products in another order; with finite gamma, the same bytes. Behind
+    a depthwise convolution most of a gradient is zero, and the groups of the next may be, too: the same layers
+    are then left as they are."""
+    for case in (residual, chain, depthwise):
         options = case.options(select, gamma=gamma, layers=1.0)
         few, all_ = (case.explain({**options, "engine.kept_channels": on}) for on in ("true", "false"))
         assert few.layers.keys() == all_.layers.keys()
+        assert [n["degenerate"] for n in few.layers.values()] == [n["degenerate"] for n in all_.layers.values()]
         if gamma == "inf":
             assert 0 < cli.rel(few.attribution, all_.attribution) < 3e-6
         else:

@@ -32,11 +32,12 @@ typedef struct bench {
     pg_conv_prune prune;
     float low;
     bool refuse; /* what weigh answers with */
+    pg_group_moments seen;
 } bench;
 
 static bool weigh(void *user, const pg_group_moments *moments, float *high, float *low) {
     bench *b = user;
-    (void)moments;
+    b->seen = *moments;
     *high = BETA;
     *low = b->low;
     return !b->refuse;
@@ -46,7 +47,9 @@ static double *doubles(bench *b, int64_t n) {
     return op_check_own(&b->c, pg_calloc((size_t)n, sizeof(double)));
 }
 
-static void open(bench *b, const conv_case *k, int64_t most, pg_act act) {
+/* `in`, `out`: how the gradient at the output is stored, and may be at the input; NULL: dense. */
+static void open_between(bench *b, const conv_case *k, int64_t most, pg_act act, const pg_live *in,
+                         pg_live *out) {
     memset(b, 0, sizeof *b);
     b->k = *k;
     b->x_n = k->in_c * k->in_h * k->in_w;
@@ -65,6 +68,8 @@ static void open(bench *b, const conv_case *k, int64_t most, pg_act act) {
     pg_conv_absorb_activation(c->op, act, 0, 0);
     if (most > 0)
         pg_conv_expect_kept(c->op, most);
+    c->io.d_dst_live = in;
+    c->io.d_src_live = out;
     op_check_start(c, PG_CHANNELS_LAST);
     b->w = doubles(b, b->w_n);
     b->g = doubles(b, b->z_n);
@@ -76,6 +81,10 @@ static void open(bench *b, const conv_case *k, int64_t most, pg_act act) {
     op_check_forward(c);
 }
 
+static void open(bench *b, const conv_case *k, int64_t most, pg_act act) {
+    open_between(b, k, most, act, NULL, NULL);
+}
+
 /* `count` channels, spread over all of them, another choice for each `turn`. */
 static void choose(bench *b, int64_t count, int64_t turn) {
     memset(b->keep, 0, sizeof b->keep);
@@ -83,16 +92,20 @@ static void choose(bench *b, int64_t count, int64_t turn) {
         b->keep[(k * b->k.out_c / count + turn) % b->k.out_c] = 1;
 }
 
-/* The gradient the split leaves; backward's result must be its product with the weights. Rounding
+/* The gradient the split leaves; d_src must be its product with the weights, in d_x. Rounding
  * of float sums of some hundred terms: 3e-6 of the largest, as for the full convolution. */
-static void check(bench *b) {
-    op_check_backward(&b->c);
+static void expect(bench *b) {
     bool relu = b->c.op->keeps_dst;
     for (int64_t i = 0; i < b->z_n; i++) {
         bool passes = b->keep[i / b->spatial] && (!relu || b->c.y[0][i] > 0);
         b->g[i] = passes ? (double)BETA * b->c.d_y[0][i] : 0;
     }
     conv_backward(&b->k, b->g, b->w, b->d_x);
+}
+
+static void check(bench *b) {
+    op_check_backward(&b->c);
+    expect(b);
     op_check_d_src(&b->c, 0, b->d_x, 3e-6);
 }
 
@@ -187,8 +200,8 @@ Test(conv_kept, changes_nothing_else) {
     }
 }
 
-Test(conv_kept, grouped_convolutions_go_the_long_way) {
-    static const conv_case grouped[] = {{64, 6, 6, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 1},
+Test(conv_kept, groups_of_several_channels_go_the_long_way) {
+    static const conv_case grouped[] = {{32, 6, 6, 64, 3, 3, 32, 1, 1, 1, 1, 1, 1, 1, 1},
                                         {32, 6, 6, 64, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1}};
     for (int i = 0; i < 2; i++) {
         bench b;
@@ -198,6 +211,172 @@ Test(conv_kept, grouped_convolutions_go_the_long_way) {
         cr_assert(!is_short(&b));
         op_check_close(&b.c);
     }
+}
+
+/* ---- depthwise: the result is zero outside the kept channels, and may stay side by side ---- */
+
+static const conv_case depthwise[] = {
+    {64, 6, 6, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 1},  {40, 9, 8, 40, 3, 3, 40, 2, 2, 1, 1, 1, 1, 1, 1},
+    {33, 14, 5, 33, 5, 5, 33, 1, 1, 1, 1, 2, 2, 2, 2}, {48, 7, 7, 48, 5, 3, 48, 2, 1, 1, 1, 2, 1, 2, 1},
+    {64, 1, 1, 64, 1, 1, 64, 1, 1, 1, 1, 0, 0, 0, 0},  {51, 12, 12, 51, 3, 3, 51, 1, 1, 2, 2, 2, 2, 2, 2}};
+enum { DEPTHWISE = sizeof depthwise / sizeof depthwise[0] };
+
+Test(conv_kept, depthwise_matches_plain_loops) {
+    for (int s = 0; s < DEPTHWISE; s++) {
+        int64_t channels = depthwise[s].out_c, counts[] = {1, 15, 16, 17, channels - 1};
+        for (int i = 0; i < 5; i++)
+            for (int relu = 0; relu < 2; relu++) {
+                bench b;
+                open(&b, &depthwise[s], counts[i], relu ? PG_ACT_RELU : PG_ACT_NONE);
+                choose(&b, counts[i], 0);
+                check(&b);
+                bool shorter = (counts[i] + 15) / 16 < (channels + 15) / 16;
+                cr_assert_eq(b.c.op->live_most > 0, shorter, "shape %d, %lld kept", s,
+                             (long long)counts[i]);
+                op_check_close(&b.c);
+            }
+    }
+}
+
+/* d_src as it lies in memory, [positions, width], against the reference in d_x; what is not live
+ * must be zero there. */
+static void check_live(const bench *b, const pg_live *live) {
+    int64_t area = b->k.in_h * b->k.in_w, k = 0;
+    double largest = 0;
+    for (int64_t i = 0; i < b->x_n; i++)
+        largest = fmax(largest, fabs(b->d_x[i]));
+    for (int64_t c = 0; c < b->k.in_c; c++)
+        for (int64_t p = 0; p < area; p++) {
+            double expected = b->d_x[c * area + p];
+            if (live->keep[c])
+                cr_assert(fabs(b->c.d_src[0][p * live->width + k] - expected) <= 3e-6 * largest);
+            else
+                cr_assert_eq(expected, 0);
+            k += p + 1 == area && live->keep[c];
+        }
+    cr_assert(k == live->count && k <= live->width && k <= live->most);
+}
+
+Test(conv_kept, depthwise_result_stays_side_by_side) {
+    for (int s = 0; s < DEPTHWISE; s++)
+        for (int room = 0; room < 2; room++) { /* the reader has room for all, for one block */
+            bench b;
+            pg_live live = {.most = room ? 16 : 96};
+            open_between(&b, &depthwise[s], 20, PG_ACT_RELU, NULL, &live);
+            int64_t counts[] = {20, 3, 33, 16};
+            for (int i = 0; i < 4; i++) {
+                int64_t count = counts[i] < b.k.out_c ? counts[i] : b.k.out_c - 1;
+                choose(&b, count, i);
+                live.keep = NULL;
+                op_check_backward(&b.c);
+                expect(&b);
+                bool fits = count <= b.c.op->live_most && b.c.op->live_most <= live.most;
+                cr_assert_eq(live.keep != NULL, fits, "shape %d, %lld", s, (long long)count);
+                if (live.keep)
+                    check_live(&b, &live);
+                else
+                    op_check_d_src(&b.c, 0, b.d_x, 3e-6);
+            }
+            op_check_close(&b.c);
+        }
+}
+
+/* Makes the gradient at the output zero outside `mask`, and lays it out as [positions, width] for
+ * the operator; the reference's g keeps it dense. */
+static void side_by_side(bench *b, const uint8_t *mask, pg_live *live, double *dense) {
+    float *bytes = op_check_own(&b->c, pg_calloc((size_t)b->z_n, sizeof(float)));
+    int64_t k = 0;
+    for (int64_t c = 0; c < b->k.out_c; c++) {
+        for (int64_t p = 0; p < b->spatial; p++) {
+            float v = mask[c] ? op_check_noise(&b->c) : 0;
+            dense[c * b->spatial + p] = v;
+            if (mask[c])
+                bytes[p * live->width + k] = v;
+        }
+        k += mask[c];
+    }
+    pg_layout_convert(&b->c.op->dst[0].shape, PG_CHANNELS_LAST, bytes, PG_PLAIN, b->c.d_y[0]);
+    live->keep = mask;
+    live->count = k;
+}
+
+/* Variances of the two groups' sums of g, the definition written out. */
+static void variances(const bench *b, const double *g, double out[2]) {
+    double mean[2] = {0}, n = (double)b->spatial;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t p = 0; p < b->spatial; p++) {
+            double sums[2] = {0};
+            for (int64_t c = 0; c < b->k.out_c; c++)
+                sums[!b->keep[c]] += g[c * b->spatial + p];
+            for (int i = 0; i < 2; i++)
+                if (pass)
+                    out[i] += (sums[i] - mean[i]) * (sums[i] - mean[i]) / (n - 1);
+                else
+                    mean[i] += sums[i] / n;
+        }
+}
+
+/* Convolutions whose output's gradient comes with its live channels alone: the same as dense, whatever of
+ * them is kept here, or none. */
+Test(conv_kept, live_channels_give_what_the_dense_gradient_gives) {
+    static const conv_case cases[] = {
+        {8, 9, 9, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   {16, 7, 7, 40, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
+        {3, 17, 19, 32, 7, 7, 1, 2, 2, 1, 1, 3, 3, 3, 3}, {33, 8, 6, 33, 3, 3, 33, 1, 1, 1, 1, 1, 1, 1, 1}};
+    static const struct {
+        int64_t kept;
+        float low;
+        bool refuse, prune;
+    } rows[] = {{8, 0, false, true}, {8, 0.5f, false, true}, {8, 0, true, true}, {8, 0, false, false}};
+    for (int s = 0; s < 4; s++)
+        for (int i = 0; i < 4; i++)
+            for (int relu = 0; relu < 2; relu++) {
+                bench b;
+                pg_live in = {.width = 16};
+                uint8_t mask[CHANNELS_MAX] = {0};
+                open_between(&b, &cases[s], 14, relu ? PG_ACT_RELU : PG_ACT_NONE, &in, NULL);
+                double *dense = doubles(&b, b.z_n), var[2] = {0};
+                choose(&b, rows[i].kept, 1);
+                for (int64_t c = 0; c < 13; c++) /* some of them kept, some not */
+                    mask[c * 2] = 1;
+                side_by_side(&b, mask, &in, dense);
+                b.low = rows[i].low;
+                b.refuse = rows[i].refuse;
+                b.c.io.prune = rows[i].prune ? &b.prune : NULL;
+                op_check_backward(&b.c);
+                for (int64_t z = 0; z < b.z_n; z++)
+                    dense[z] *= relu && !(b.c.y[0][z] > 0) ? 0 : 1;
+                variances(&b, dense, var);
+                bool split = rows[i].prune && !rows[i].refuse;
+                for (int64_t z = 0; z < b.z_n; z++)
+                    b.g[z] = dense[z] * (double)(!split                     ? 1
+                                                 : b.keep[z / b.spatial] ? BETA
+                                                                          : rows[i].low);
+                conv_backward(&b.k, b.g, b.w, b.d_x);
+                op_check_d_src(&b.c, 0, b.d_x, 3e-6);
+                if (rows[i].prune) {
+                    cr_assert(fabs(b.seen.var_high - var[0]) < 1e-6 * (var[0] + var[1]));
+                    cr_assert(fabs(b.seen.var_low - var[1]) < 1e-6 * (var[0] + var[1]));
+                }
+                op_check_close(&b.c);
+            }
+}
+
+/* None of the live channels kept: S_H is exactly zero, which is what `weigh` refuses. */
+Test(conv_kept, live_channels_without_a_kept_one) {
+    bench b;
+    pg_live in = {.width = 16};
+    uint8_t mask[CHANNELS_MAX] = {0};
+    open_between(&b, &shapes[0], 8, PG_ACT_RELU, &in, NULL);
+    b.keep[0] = b.keep[9] = mask[1] = mask[30] = 1;
+    b.refuse = true;
+    side_by_side(&b, mask, &in, b.g);
+    op_check_backward(&b.c);
+    cr_assert(b.seen.var_high == 0 && b.seen.mean_square_high == 0 && b.seen.var_low > 0);
+    for (int64_t z = 0; z < b.z_n; z++)
+        b.g[z] *= b.c.y[0][z] > 0;
+    conv_backward(&b.k, b.g, b.w, b.d_x);
+    op_check_d_src(&b.c, 0, b.d_x, 3e-6);
+    op_check_close(&b.c);
 }
 
 Test(conv_kept, nobody_wants_the_gradient) {
@@ -247,8 +426,9 @@ static void open_memory(memory *m) {
     pg_conv_path_spec spec = {.geometry = &g, .weights = m->w};
     cr_assert_eq(pg_conv_kept_make(&spec, 3, &m->kept, &diag), PG_OK, "%s", diag.text);
     cr_assert_eq(m->kept.capacity, 16);
+    pg_conv_kept_remember(&m->kept, 4);
     m->scratch = pg_malloc(m->kept.scratch_bytes);
-    cr_assert_eq(pg_conv_kept_bind(&m->kept, m->d_x, m->scratch, &m->state, &diag), PG_OK);
+    cr_assert_eq(pg_conv_kept_bind(&m->kept, m->d_x, NULL, m->scratch, &m->state, &diag), PG_OK);
     memset(m->masks, 0, sizeof m->masks);
     for (int t = 0; t < TURNS; t++)
         m->masks[t][t] = m->masks[t][20] = m->masks[t][63 - t] = 1;
@@ -261,18 +441,23 @@ static void close_memory(memory *m) {
 }
 
 static bool known(const memory *m, int mask) {
-    return pg_conv_kept_pays(&m->kept, m->state, m->masks[mask], 3, false);
+    return pg_conv_kept_pays(&m->kept, m->state, m->masks[mask], false);
 }
 
 static void run(memory *m, int mask, bool lasting) {
     uint64_t allocations = pg_mem_get_stats().allocations;
-    cr_assert_eq(pg_conv_kept_execute(&m->kept, m->state, m->masks[mask], 3, lasting, 2.0f, m->g),
-                 PG_OK);
+    pg_conv_columns columns = pg_conv_kept_choose(&m->kept, m->state, m->masks[mask]);
+    cr_assert_eq(columns.count, 3);
+    for (int k = 0; k < 16; k++) {
+        cr_assert(m->masks[mask][columns.channel[k]] && columns.from[k] == (k < 3 ? k : 0));
+        pg_conv_kept_gradient(&m->kept, m->state)[k] = m->g[columns.channel[k]];
+    }
+    cr_assert_eq(pg_conv_kept_execute(&m->kept, m->state, m->masks[mask], lasting), PG_OK);
     cr_assert_eq(pg_mem_get_stats().allocations, allocations);
     for (int i = 0; i < IN; i++) {
         float expected = 0; /* small integers: exact */
         for (int c = 0; c < OUT; c++)
-            expected += m->masks[mask][c] ? 2 * m->g[c] * m->w[c * IN + i] : 0;
+            expected += m->masks[mask][c] ? m->g[c] * m->w[c * IN + i] : 0;
         cr_assert_eq(m->d_x[i], expected, "mask %d, channel %d: %g, not %g", mask, i, m->d_x[i],
                      expected);
     }
@@ -282,8 +467,11 @@ Test(conv_kept, the_mask_used_longest_ago_gives_way) {
     memory m;
     open_memory(&m);
     cr_assert(!known(&m, 0));
-    cr_assert(pg_conv_kept_pays(&m.kept, m.state, m.masks[0], 3, true));
-    cr_assert(!pg_conv_kept_pays(&m.kept, m.state, m.masks[0], 17, true), "does not fit");
+    cr_assert(pg_conv_kept_pays(&m.kept, m.state, m.masks[0], true));
+    uint8_t many[OUT] = {0}, none[OUT] = {0};
+    memset(many, 1, 17);
+    cr_assert(!pg_conv_kept_pays(&m.kept, m.state, many, true), "does not fit");
+    cr_assert(!pg_conv_kept_pays(&m.kept, m.state, none, true), "nothing to compute");
     for (int t = 0; t < 4; t++)
         run(&m, t, true);
     for (int t = 0; t < 4; t++)
@@ -319,7 +507,7 @@ Test(conv_kept, out_of_memory_leaves_nothing_behind) {
     for (int after = 0; after < 20; after++) {
         pg_conv_kept_state *state = NULL;
         pg_mem_fail(after, 1);
-        pg_err err = pg_conv_kept_bind(&m.kept, m.d_x, m.scratch, &state, &diag);
+        pg_err err = pg_conv_kept_bind(&m.kept, m.d_x, NULL, m.scratch, &state, &diag);
         pg_mem_fail(0, 0);
         cr_assert_eq(err == PG_OK, state != NULL);
         pg_conv_kept_unbind(&state);

@@ -11,6 +11,9 @@ lie in the file. So are those that the explained output does not depend on; no g
 
 `fold=True` first merges each batch normalisation that directly follows a convolution into it, as
 torch.onnx.export does in eval mode: the convolution's own output then lies behind it.
+
+`compat` names departures of the authors' code from the method, as parchgrad.compat does: width, floor, student,
+strict, seed.
 """
 import copy
 import math
@@ -22,6 +25,8 @@ from torch import nn
 
 FLOOR = 1e-12  # degenerate: relative
 ALIVE = 1e-9
+ADDED = 1e-13  # compat floor: absolute
+SWITCHES = ["width", "floor", "student", "strict", "seed"]
 
 
 # ---- the split of one gradient ----
@@ -50,15 +55,28 @@ def variance(s):
     return v if v >= FLOOR * float((s ** 2).mean()) else 0.0
 
 
-def partition(g, keep, gamma, conserve):
+def spread(s, compat):
+    """M or N of a group's sum: its variance, or what the authors take for it."""
+    if "width" in compat and s.numel() == 1:
+        v = abs(float(s.item()))
+    elif "floor" in compat and s.numel() > 1:
+        v = float(s.var())
+    else:
+        v = variance(s)
+    return v + ADDED if "floor" in compat else v
+
+
+def partition(g, keep, gamma, conserve, compat=()):
     """g [C,H,W], keep bool [C] -> (the new gradient, Split)."""
     split = Split(int(keep.sum()), len(keep))
     high, low = g[keep].sum(0), g[~keep].sum(0)
-    m, n = variance(high), variance(low)
+    m, n = spread(high, compat), spread(low, compat)
     split.m, split.n = m, n
     split.share = m / (m + n) if m + n > 0 else math.nan
     split.degenerate = True
-    if split.kept == 0 or split.kept == split.total or m + n == 0 or m / (m + n) < FLOOR:
+    if split.kept == 0 or split.kept == split.total:
+        return g, split
+    if "floor" not in compat and (m + n == 0 or m / (m + n) < FLOOR):
         return g, split
     if math.isinf(gamma):
         scale_high, scale_low = 1.0, 0.0
@@ -98,7 +116,7 @@ class _Conv(torch.autograd.Function):
         if keep is not None:
             split_g = []
             for sample in g:
-                new, split = partition(sample, keep, ref.gamma, ref.conserve)
+                new, split = partition(sample, keep, ref.gamma, ref.conserve, ref.compat)
                 split_g.append(new)
                 ref.splits[layer.index] = split
             g = torch.stack(split_g)
@@ -137,7 +155,7 @@ class Reference:
             p.requires_grad_(False)
         if fold:
             _fold(self.net, size)
-        self.plan, self.gamma, self.conserve, self.splits = {}, math.inf, "approx", {}
+        self.plan, self.gamma, self.conserve, self.splits, self.compat = {}, math.inf, "approx", {}, ()
         self.layers, self.x, self.y = [], None, None
         for name, module in self.net.named_modules():
             if isinstance(module, nn.Conv2d):
@@ -168,9 +186,11 @@ class Reference:
     def gaps(self):
         return [layer.gap()[0].numpy() for layer in self.layers]
 
-    def backward(self, target, plan=None, gamma=math.inf, conserve="approx", seed=1.0):
+    def backward(self, target, plan=None, gamma=math.inf, conserve="approx", seed=1.0, compat=()):
         self.plan = {i: torch.as_tensor(np.asarray(k, dtype=bool)) for i, k in (plan or {}).items()}
-        self.gamma, self.conserve, self.splits = float(gamma), conserve, {}
+        self.gamma, self.conserve, self.splits, self.compat = float(gamma), conserve, {}, compat
+        if "seed" in compat:
+            seed = seed * float(torch.softmax(self.y[0].detach(), 0)[target])
         d_y = torch.zeros_like(self.y)
         d_y[(0, *target) if isinstance(target, tuple) else (0, target)] = seed
         (g,) = torch.autograd.grad(self.y, self.x, d_y, retain_graph=True)
@@ -275,19 +295,33 @@ class Statistics:
         logp[usable] = log_t_tail(t[usable], df[usable])
         return logp, np.where(np.isnan(t), -np.inf, t)
 
-    def class_wise(self, i, klass, quantile=None, level=None):
+    def student(self, i, klass):
+        """(p in float32, t) per channel: the same question, the variance of both groups taken for one."""
+        a, b = self.gaps[i][self.labels == klass], self.gaps[i][self.labels != klass]
+        squares = ((a - a.mean(0)) ** 2).sum(0) + ((b - b.mean(0)) ** 2).sum(0)
+        df = len(a) + len(b) - 2
+        with np.errstate(all="ignore"):
+            t = (a.mean(0) - b.mean(0)) / np.sqrt(squares / df * (1 / len(a) + 1 / len(b)))
+            return np.exp(log_t_tail(t, float(df))).astype(np.float32), t
+
+    def class_wise(self, i, klass, quantile=None, level=None, compat=()):
         n = int((self.labels == klass).sum())
         if n < 2 or len(self.labels) - n < 2:
             return None  # cannot be tested: the caller takes the instance-wise rule
+        if "student" in compat:
+            p, t = self.student(i, klass)
+            return _pick_by_p(p, -t, self.alive(i), quantile, level, np.less_equal)
         logp, t = self.welch(i, klass)
         return _pick(logp, -t, self.alive(i), quantile, level)
 
-    def instance_wise(self, i, gap, quantile=None, level=None):
+    def instance_wise(self, i, gap, quantile=None, level=None, compat=()):
         g = self.gaps[i]
         with np.errstate(all="ignore"):
             z = (gap - g.mean(0)) / g.std(0, ddof=1)
         z = np.where(np.isfinite(z), z, -np.inf)
         logp = np.array([log_normal_tail(v) for v in z])
+        if "strict" in compat:
+            return _pick_by_p(np.exp(logp), -z, self.alive(i), quantile, level, np.less)
         # p is monotone in z: ranking by z is ranking by p, without underflow
         return _pick(logp if level is not None else -z, -z, self.alive(i), quantile, level)
 
@@ -306,6 +340,16 @@ def _pick(score, tie, alive, quantile, level):
     if k == 0:
         return Choice(np.ones(len(score), dtype=bool), order, score, 0, True)
     return Choice(keep, order, score, k)
+
+
+def _pick_by_p(p, tie, alive, quantile, level, below):
+    """As the authors pick: everything that is `below` (<, or <=) the k-th smallest p, or the level."""
+    if level is None:
+        level = np.sort(p[alive])[min(max(1, math.floor(quantile * len(p))), alive.sum()) - 1]
+    keep = below(p, level) & alive
+    order = np.array([c for c in np.lexsort((tie, p)) if alive[c]], dtype=int)
+    with np.errstate(divide="ignore"):
+        return Choice(keep, order, np.log(p.astype(float)), int(keep.sum()), keep.all() or not keep.any())
 
 
 def log_normal_tail(z):

@@ -32,7 +32,8 @@ def run(*args, check=True, env=None, program=None, timeout=300):
     """stdout, stderr and exit status of one command. A signal always fails the test."""
     command = [program or binary(), *map(str, args)]
     # two commands may run side by side; oneDNN must not be affected by the caller's libraries
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    cache = ROOT / "build/test-cache/tune"  # not the user's
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache), **(env or {})}
     result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout)
     if result.returncode < 0 or (check and result.returncode):
         raise Failed(command, result)

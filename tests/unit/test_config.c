@@ -8,6 +8,7 @@
 #include "daemon/config.h"
 #include "daemon/config_impl.h"
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 #include "pipeline/file_io.h"
 
 static pg_diag diag;
@@ -62,6 +63,14 @@ static const struct {
                                     "list, random, none, not 'clas'"},
     {"parchgrad: {select: list}\n", "c.yaml:1:21: parchgrad.select is list, but parchgrad.list"},
     {"parchgrad: {list: {a: [x]}}\n", "c.yaml:1:23: parchgrad.list must list channel numbers"},
+    {"parchgrad: {compat: all}\n", "c.yaml:1:21: parchgrad.compat must be none, reference or a list "
+                                   "of width, floor, student, strict, seed"},
+    {"parchgrad: {compat: [floor, leak]}\n", "c.yaml:1:21: parchgrad.compat must be none, reference"},
+    {"parchgrad: {compat: {a: floor}}\n", "c.yaml:1:21: parchgrad.compat must be none, reference"},
+    {"parchgrad: {compat: [floor], gamma: 2}\n",
+     "c.yaml:1:21: parchgrad.compat follows code that fails for a finite parchgrad.gamma"},
+    {"parchgrad: {compat: reference, conserve: exact}\n",
+     "c.yaml:1:21: parchgrad.compat follows code that has no parchgrad.conserve: exact"},
     {"explain: {method: magic}\n", "c.yaml:1:19: explain.method: there is no method 'magic'"},
     {"model: {precision: f16}\n",
      "c.yaml:1:20: model.precision must be one of auto, f32, bf16, bf16-backward, not 'f16'"},
@@ -223,6 +232,24 @@ Test(config, reads_every_kind_of_value) {
 }
 
 /* ---- --set ---- */
+
+Test(config, compat_is_none_all_or_a_list) {
+    static const struct {
+        const char *yaml;
+        unsigned set;
+    } cases[] = {
+        {"parchgrad: {compat: none}\n", PG_COMPAT_NONE},
+        {"parchgrad: {compat: []}\n", PG_COMPAT_NONE},
+        {"parchgrad: {compat: reference}\n", PG_COMPAT_REFERENCE},
+        {"parchgrad: {compat: [seed, floor]}\n", PG_COMPAT_seed | PG_COMPAT_floor},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const pg_config *c = parse(cases[i].yaml);
+        cr_assert(c != NULL, "%s", diag.text);
+        cr_expect_eq(c->explain.prune.compat, cases[i].set);
+        pg_config_destroy(&c);
+    }
+}
 
 Test(config, set_replaces_one_value) {
     const pg_config_set sets[] = {

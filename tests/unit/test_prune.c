@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pipeline/compat.h"
 #include "pipeline/prune.h"
 
 enum { AREA = 49 };
@@ -167,6 +168,27 @@ Test(prune, single_position) {
     o.conserve = PG_CONSERVE_APPROX;
     f = pg_prune_weigh(&o, &m);
     cr_assert(near(f.high * 3, 5));
+}
+
+/* The authors' |S| at one position, and their 1e-13: both groups without variance share it, and a
+ * smaller seed makes another beta. */
+Test(prune, compat) {
+    pg_prune_options o = with(INFINITY, PG_CONSERVE_APPROX);
+    const pg_group_moments one = {1, 9, 16, 12, 9, 16}, flat = {49, 0, 0, 0, 5, 13};
+    o.compat = PG_COMPAT_width;
+    cr_assert(near(pg_prune_weigh(&o, &one).beta, sqrt(7.0 / 3)));
+    o.compat = PG_COMPAT_floor;
+    cr_assert(near(pg_prune_weigh(&o, &one).beta, sqrt((9 + 16 + 2e-13) / (9 + 1e-13))));
+    pg_prune_factors f = pg_prune_weigh(&o, &flat);
+    cr_assert(!f.degenerate && near(f.beta, sqrt(2)) && f.low == 0);
+    const pg_group_moments small = {49, 1e-13, 6e-13, 0, 1e-13, 6e-13};
+    cr_assert(near(pg_prune_weigh(&o, &small).beta, sqrt(9.0 / 2)));
+    const pg_group_moments large = {49, 1e3, 6e3, 0, 1e3, 6e3};
+    cr_assert(near(pg_prune_weigh(&o, &large).beta, sqrt(7)));
+    const pg_group_moments lost = {49, 0, 1, 0, 0, 1};
+    cr_assert(near(pg_prune_weigh(&o, &lost).beta, sqrt((1 + 2e-13) / 1e-13)));
+    o.conserve = PG_CONSERVE_OFF;
+    cr_assert(pg_prune_weigh(&o, &lost).high == 1 && pg_prune_weigh(&o, &lost).low == 0);
 }
 
 /* 10 vectors of scale 0.1 and 1 against 100 of scale 0.1 in both: H dominates the second axis

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 #include "pipeline/select.h"
 
 enum { N = 3, CLASSES = 4, WIDE = 12 };
@@ -99,6 +100,9 @@ Test(select, class_wise_is_welch) {
     uint8_t keep[2];
     cr_assert_eq(pg_select_by_class(&single, 0, 1, NULL, ranks, keep), 1);
     cr_assert(keep[1] && !keep[0]);
+    options.compat = PG_COMPAT_student;
+    cr_assert_eq(pg_select_by_class(&single, 0, 1, NULL, ranks, keep), 1);
+    cr_assert(keep[0] && !keep[1]);
     pg_channel_stats_destroy(&s);
 }
 
@@ -139,17 +143,63 @@ Test(select, best_by_log_p_then_t_then_channel) {
                         {-800, 9, 3}, {-1000, 5, 4}, {-INFINITY, INFINITY, 5}};
     uint8_t keep[6];
     options.quantile = 0.5;
-    cr_assert_eq(pg_select_best(&options, 6, ranks, 6, keep), 3);
+    cr_assert_eq(pg_select_best(&options, 6, ranks, 6, PG_TIES_BROKEN, keep), 3);
     cr_assert_str_eq(show(keep, 6), ".##..#");
+}
+
+/* p = 0 in float for more channels than wanted: the authors keep them all (<=), or, by the other
+ * rule (<), none. */
+Test(select, compat_ties) {
+    const pg_rank ranks[6] = {{-INFINITY, 1, 0}, {-INFINITY, 5, 1}, {-3, 7, 2},
+                              {-2, 9, 3},        {-INFINITY, 5, 4}, {-1, 2, 5}};
+    static const struct {
+        double quantile;
+        pg_ties ties;
+        const char *keep;
+    } cases[] = {
+        {0.2, PG_TIES_BROKEN, ".#...."}, {0.2, PG_TIES_KEPT, "##..#."},
+        {0.2, PG_TIES_DROPPED, "......"}, {0.7, PG_TIES_KEPT, "###.#."},
+        {0.7, PG_TIES_DROPPED, "##..#."}, {1, PG_TIES_KEPT, "######"},
+        {1, PG_TIES_DROPPED, "#####."},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pg_rank copy[6];
+        uint8_t keep[6];
+        memcpy(copy, ranks, sizeof copy);
+        options.quantile = cases[i].quantile;
+        int64_t kept = pg_select_best(&options, 6, copy, 6, cases[i].ties, keep), count = 0;
+        for (int c = 0; c < 6; c++)
+            count += keep[c];
+        cr_expect_str_eq(show(keep, 6), cases[i].keep, "%zu: %s", i, show(keep, 6));
+        cr_expect_eq(kept, count);
+    }
+}
+
+/* k - 1 channels, and only by the rule whose switch it is. */
+Test(select, compat_rules) {
+    float gap[WIDE];
+    uint8_t keep[WIDE];
+    pg_rank ranks[WIDE];
+    for (int c = 0; c < WIDE; c++) {
+        pg_sample all = pg_channel_stats_all(stats, 1, c);
+        gap[c] = (float)(all.mean + c * sqrt(all.variance));
+    }
+    options.compat = PG_COMPAT_strict;
+    cr_assert_eq(pg_select_by_instance(&source, 1, 0, gap, ranks, keep), 2);
+    cr_assert_str_eq(show(keep, WIDE), "..........##");
+    options.quantile = 1e-3;
+    cr_assert_eq(pg_select_by_instance(&source, 1, 0, gap, ranks, keep), 0);
+    options.compat = PG_COMPAT_student; /* another rule's */
+    cr_assert_eq(pg_select_by_instance(&source, 1, 0, gap, ranks, keep), 1);
 }
 
 Test(select, fewer_alive_than_wanted) {
     pg_rank ranks[2] = {{-3, 1, 4}, {-1, 1, 0}};
     uint8_t keep[10];
     options.quantile = 0.5;
-    cr_assert_eq(pg_select_best(&options, 10, ranks, 2, keep), 2);
+    cr_assert_eq(pg_select_best(&options, 10, ranks, 2, PG_TIES_BROKEN, keep), 2);
     cr_assert_str_eq(show(keep, 10), "#...#.....");
-    cr_assert_eq(pg_select_best(&options, 10, ranks, 0, keep), 0);
+    cr_assert_eq(pg_select_best(&options, 10, ranks, 0, PG_TIES_BROKEN, keep), 0);
 }
 
 Test(select, random_is_a_function_of_the_seed) {
@@ -244,6 +294,20 @@ static int64_t expected(pg_select select, int layer) {
     int64_t most = pg_selector_expects(s, layer);
     pg_selector_destroy(&s);
     return most;
+}
+
+Test(select, reads_the_frame_where_a_class_has_no_test) {
+    static const struct {
+        pg_select select;
+        int64_t classes;
+        bool reads;
+    } cases[] = {{PG_SELECT_CLASS, CLASSES, false},   {PG_SELECT_CLASS, CLASSES + 1, true},
+                 {PG_SELECT_INSTANCE, CLASSES, true}, {PG_SELECT_LIST, CLASSES + 1, false},
+                 {PG_SELECT_RANDOM, CLASSES, false},  {PG_SELECT_NONE, CLASSES, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        options.select = cases[i].select;
+        cr_assert_eq(pg_select_reads_gap(&source, cases[i].classes), cases[i].reads, "case %zu", i);
+    }
 }
 
 Test(select, expects_what_a_frame_will_keep) {

@@ -105,6 +105,25 @@ Test(welch, is_not_pooled) {
     }
 }
 
+/* Student's, from the same formula of the tail with the pooled variance. */
+Test(welch, student) {
+    static const struct {
+        pg_sample a, b;
+        double t, df, log_p;
+    } cases[] = {
+        {{5, 1.2, 0.3}, {9, 1, 0.02}, 1.0651074037450895, 12, -1.8714857121601843},
+        {{500, 2, 0.25}, {9500, 0.5, 0.09}, 104.43761419313896, 9998, -3692.5291684157792},
+        {{10, 0.2, 0.1}, {10, 0.4, 0.1}, -1.414213562373095, 18, -0.091218480852751435},
+        {{5, 2, 0}, {4, 1, 0}, INFINITY, 7, -INFINITY},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pg_test got = pg_student(&cases[i].a, &cases[i].b);
+        cr_assert(close_to(got.t, cases[i].t, 1e-13), "%zu: t %.17g", i, got.t);
+        cr_assert(close_to(got.df, cases[i].df, 1e-15), "%zu: df %.17g", i, got.df);
+        cr_assert(close_to(got.log_p, cases[i].log_p, 1e-9), "%zu: log p %.17g", i, got.log_p);
+    }
+}
+
 Test(welch, without_variance) {
     pg_sample low = {5, 1, 0}, high = {5, 2, 0};
     cr_assert(pg_welch(&high, &low).t == INFINITY);

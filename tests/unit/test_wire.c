@@ -7,6 +7,7 @@
 
 #include "daemon/wire.h"
 #include "kernels/mem.h"
+#include "pipeline/compat.h"
 
 static const pg_wire_limits limits = {.frame_bytes = 65536, .meta_bytes = 4096};
 
@@ -242,6 +243,26 @@ Test(wire, header_is_one_value_and_takes_the_late_figures) {
     uint64_t before = pg_mem_get_stats().allocations;
     cr_assert_eq(pg_wire_encode_header(&frame, &e, &context, 1, 0, &buffer, &patches), PG_OK);
     cr_expect_eq(pg_mem_get_stats().allocations, before, "the buffer is used again");
+    pg_wire_buffer_free(&buffer);
+}
+
+Test(wire, params_tell_which_compat_switches_are_on) {
+    static const char told[] = "\xa6" "compat\x92\xa5" "floor\xa4seed";
+    float map[4] = {0};
+    pg_explanation e = explanation(map, 2, 2);
+    pg_explain_options options = {.prune.gamma = INFINITY};
+    pg_wire_context context = {&options, "ab", "", "f32", NULL};
+    pg_frame frame = {0};
+    pg_wire_buffer buffer = {0};
+    pg_wire_patches patches;
+    e.method = "parchgrad";
+    for (int on = 0; on < 2; on++) {
+        options.prune.compat = on ? PG_COMPAT_seed | PG_COMPAT_floor : PG_COMPAT_NONE;
+        cr_assert_eq(pg_wire_encode_header(&frame, &e, &context, 1, 0, &buffer, &patches), PG_OK);
+        cr_expect(pg_wire_check((pg_bytes){buffer.data, buffer.size}, 5));
+        cr_expect_eq(memmem(buffer.data, buffer.size, told, sizeof told - 1) != NULL, on);
+        cr_expect_eq(memmem(buffer.data, buffer.size, "compat", 6) != NULL, on);
+    }
     pg_wire_buffer_free(&buffer);
 }
 

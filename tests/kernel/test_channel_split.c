@@ -1,0 +1,204 @@
+/* The pass over the gradient against double loops, for sizes around every vector width and thread cut, and for
+ * equal results whatever the team's size. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/channel_split.h"
+#include "kernels/mem.h"
+#include "kernels/threads.h"
+
+static const int64_t sizes[][2] = {{1, 1},   {1, 512},  {49, 2048}, {3, 17},   {7, 15},
+                                   {64, 16}, {100, 33}, {3136, 64}, {12544, 3}};
+enum { SIZES = sizeof sizes / sizeof sizes[0], EXTRA = 3 };
+static const pg_act_range ACT = {-0.5f, 0.25f};
+
+static uint64_t seed = 7;
+
+static float noise(void) {
+    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+    return (float)((double)(int64_t)(seed >> 11) / 4503599627370496.0 - 1.0);
+}
+
+static float *noises(int64_t n) {
+    float *v = pg_malloc((size_t)n * sizeof *v);
+    for (int64_t i = 0; i < n; i++)
+        v[i] = noise();
+    return v;
+}
+
+typedef struct bench {
+    pg_split_source source;
+    float *d, *y, *scale, *high, *out;
+    double *sums, *expected; /* [2, positions] */
+    pg_split_pick pick;
+    int32_t *channel, *from;
+    float *pick_high, *pick_low;
+    bool *kept; /* [channels] */
+} bench;
+
+/* Every third channel is in H. The pick is every second one, and the first once more EXTRA times without weight,
+ * as where a block is filled up. */
+static bench open(int64_t p, int64_t c, bool act) {
+    bench b = {.d = noises(p * c), .y = noises(p * c), .scale = noises(c), .high = noises(c)};
+    b.out = noises(p * (c + EXTRA) + 1);
+    b.sums = pg_malloc((size_t)(2 * p) * sizeof(double));
+    b.expected = pg_calloc((size_t)(2 * p), sizeof(double));
+    b.kept = pg_calloc((size_t)c, sizeof(bool));
+    b.source = (pg_split_source){p, c, b.d, act ? b.y : NULL, ACT};
+    int64_t half = (c + 1) / 2, width = half + EXTRA;
+    b.channel = pg_malloc((size_t)width * sizeof(int32_t));
+    b.from = pg_malloc((size_t)width * sizeof(int32_t));
+    b.pick_high = pg_calloc((size_t)width, sizeof(float));
+    b.pick_low = pg_calloc((size_t)width, sizeof(float));
+    for (int64_t i = 0; i < c; i++)
+        b.high[i] = i % 3 == 0 ? b.scale[i] : 0;
+    for (int64_t k = 0; k < width; k++) {
+        b.channel[k] = (int32_t)(k < half ? 2 * k : 0);
+        b.from[k] = (int32_t)(k < half ? k : 0);
+    }
+    b.pick = (pg_split_pick){width, b.channel, b.channel, c, b.pick_high, b.pick_low};
+    return b;
+}
+
+static void close_bench(bench *b) {
+    void *blocks[] = {b->d,       b->y,    b->scale,     b->high,     b->out,  b->sums, b->expected,
+                      b->channel, b->from, b->pick_high, b->pick_low, b->kept};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        pg_free(blocks[i]);
+}
+
+static float through(const bench *b, int64_t i) {
+    return !b->source.dst || (b->y[i] > ACT.lo && b->y[i] < ACT.hi) ? b->d[i] : 0;
+}
+
+/* A float product is off by 6e-8 of itself, and the terms here are below 1. */
+static void check_sums(const bench *b) {
+    for (int64_t r = 0; r < 2 * b->source.positions; r++)
+        cr_assert(fabs(b->sums[r] - b->expected[r]) < 6e-8 * (double)b->source.channels,
+                  "%lld: %g, not %g", (long long)r, b->sums[r], b->expected[r]);
+}
+
+Test(channel_split, all_channels) {
+    for (int s = 0; s < 2 * SIZES; s++) {
+        int64_t p = sizes[s / 2][0], c = sizes[s / 2][1];
+        bench b = open(p, c, s % 2);
+        for (int64_t i = 0; i < p * c; i++) {
+            double v = (double)through(&b, i);
+            b.expected[i / c] += b.high[i % c] * v;
+            b.expected[p + i / c] += (b.scale[i % c] - b.high[i % c]) * v;
+        }
+        pg_split_all(&b.source, b.scale, b.high, s % 2 ? b.out : NULL, b.sums, b.sums + p);
+        check_sums(&b);
+        for (int64_t i = 0; s % 2 && i < p * c; i++)
+            cr_assert_eq(b.out[i], through(&b, i));
+        close_bench(&b);
+    }
+}
+
+Test(channel_split, kept_channels_side_by_side) {
+    for (int s = 0; s < 2 * SIZES; s++) {
+        int64_t p = sizes[s / 2][0], c = sizes[s / 2][1];
+        bench b = open(p, c, s % 2);
+        int64_t half = (c + 1) / 2, width = half + EXTRA;
+        for (int64_t k = 0; k < half; k++)
+            b.pick_high[k] = b.scale[2 * k];
+        for (int64_t i = 0; i < p * c; i++)
+            b.expected[(i % c % 2 ? p : 0) + i / c] += b.scale[i % c] * (double)through(&b, i);
+        float behind = b.out[p * width];
+        pg_split_keep(&b.source, b.scale, &b.pick, b.out, b.sums, b.sums + p);
+        check_sums(&b);
+        for (int64_t i = 0; i < p * width; i++)
+            cr_assert_eq(b.out[i], through(&b, i / width * c + b.channel[i % width]));
+        cr_assert_eq(b.out[p * width], behind);
+        close_bench(&b);
+    }
+}
+
+/* d_dst holds the picked channels alone, in wider rows. */
+Test(channel_split, live_channels) {
+    for (int s = 0; s < 2 * SIZES; s++) {
+        int64_t p = sizes[s / 2][0], c = sizes[s / 2][1];
+        bench b = open(p, c, s % 2);
+        int64_t half = (c + 1) / 2, width = half + EXTRA, pitch = half + 1;
+        float *side_by_side = noises(p * pitch);
+        for (int64_t i = 0; i < p * half; i++)
+            side_by_side[i / half * pitch + i % half] = b.d[i / half * c + i % half * 2];
+        for (int64_t k = 0; k < half; k++) {
+            b.pick_high[k] = k % 3 ? 0 : b.scale[2 * k];
+            b.pick_low[k] = k % 3 ? b.scale[2 * k] : 0;
+        }
+        for (int64_t i = 0; i < p * c; i++)
+            if (i % c % 2 == 0)
+                b.expected[(i % c / 2 % 3 ? p : 0) + i / c] +=
+                    b.scale[i % c] * (double)through(&b, i);
+        b.source.d_dst = side_by_side;
+        b.pick.from = b.from;
+        b.pick.pitch = pitch;
+        pg_split_live(&b.source, &b.pick, b.out, b.sums, b.sums + p);
+        check_sums(&b);
+        for (int64_t i = 0; i < p * width; i++)
+            cr_assert_eq(b.out[i], through(&b, i / width * c + b.channel[i % width]));
+        pg_free(side_by_side);
+        close_bench(&b);
+    }
+}
+
+/* Of a group whose gradient is zero, so that the rule for degenerate layers sees it. */
+Test(channel_split, sums_of_zeros_are_zero) {
+    bench b = open(49, 96, true);
+    for (int64_t i = 0; i < 49 * 96; i++)
+        b.d[i] = i % 96 % 3 ? 0 : b.d[i];
+    pg_split_all(&b.source, b.scale, b.high, b.out, b.sums, b.sums + 49);
+    for (int64_t p = 0; p < 49; p++)
+        cr_assert(b.sums[p] != 0 && b.sums[49 + p] == 0);
+    close_bench(&b);
+}
+
+Test(channel_split, results_do_not_depend_on_the_number_of_threads) {
+    bench b = open(3136, 24, true);
+    double *first = b.expected;
+    for (int64_t k = 0; k < b.pick.width; k++)
+        b.pick_high[k] = noise();
+    for (int way = 0; way < 2; way++)
+        for (int i = 0; i < 2; i++) {
+            double *sums = i ? b.sums : first;
+            pg_threads_set(1 + 3 * i);
+            if (way)
+                pg_split_keep(&b.source, b.scale, &b.pick, b.out, sums, sums + 3136);
+            else
+                pg_split_all(&b.source, b.scale, b.high, b.out, sums, sums + 3136);
+            cr_assert(i == 0 || memcmp(first, sums, 2 * 3136 * sizeof *sums) == 0);
+        }
+    close_bench(&b);
+}
+
+Test(channel_split, moments_are_unbiased) {
+    double high[] = {1, 2, 3, 6}, low[] = {2, 0, 4, 2};
+    pg_group_moments m;
+    pg_split_moments(4, high, low, &m);
+    cr_assert_eq(m.positions, 4);
+    cr_assert_float_eq(m.var_high, 14.0 / 3, 1e-12);
+    cr_assert_float_eq(m.var_low, 8.0 / 3, 1e-12);
+    cr_assert_float_eq(m.cov, 2.0 / 3, 1e-12);
+    cr_assert_float_eq(m.mean_square_high, 12.5, 1e-12);
+    cr_assert_float_eq(m.mean_square_low, 6, 1e-12);
+}
+
+Test(channel_split, moments_of_one_position_are_squares) {
+    double high = -3, low = 2;
+    pg_group_moments m;
+    pg_split_moments(1, &high, &low, &m);
+    cr_assert_eq(m.var_high, 9);
+    cr_assert_eq(m.var_low, 4);
+    cr_assert_eq(m.cov, -6);
+}
+
+Test(channel_split, moments_survive_a_large_mean) {
+    double high[] = {1e8, 1e8 + 1, 1e8 + 2}, low[] = {-1e8, -1e8, -1e8 + 3};
+    pg_group_moments m;
+    pg_split_moments(3, high, low, &m);
+    cr_assert_float_eq(m.var_high, 1, 1e-6);
+    cr_assert_float_eq(m.var_low, 3, 1e-6);
+    cr_assert_float_eq(m.cov, 1.5, 1e-6);
+}
