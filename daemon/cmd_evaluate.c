@@ -144,10 +144,10 @@ static pg_err read_options(job *j, pg_diag *diag) {
     j->report.data = data;
     j->explain = j->config->explain;
     j->explain.method = j->methods[0];
-    j->options = (pg_evaluate_options){
-        .explain = &j->explain,
-        .sequence = pg_cli_value(j->cli, "--sequence") != NULL,
-        .randomise = pg_cli_value(j->cli, "--no-randomised") == NULL};
+    j->options =
+        (pg_evaluate_options){.explain = &j->explain,
+                              .sequence = pg_cli_value(j->cli, "--sequence") != NULL,
+                              .randomise = pg_cli_value(j->cli, "--no-randomised") == NULL};
     return read_boxes(j, diag);
 }
 
@@ -305,8 +305,8 @@ static pg_err take_all(job *j, pg_diag *diag) {
                    j->report.first_broken);
 }
 
-/* Mosaic i takes pictures i n^2 .. of the pool in a circle; with fewer classes than cells there is no
- * game. */
+/* Mosaic i takes pictures i n^2 .. of the pool in a circle; with fewer classes than cells there is
+ * no game. */
 static pg_err play_grid(job *j, pg_diag *diag) {
     int cells = j->grid * j->grid;
     int most = j->grid < 2 || j->n_pool < cells ? 0 : j->mosaics;
@@ -404,10 +404,11 @@ const pg_command pg_command_evaluate = {
     .configured = true,
     .json = true,
     .brief = "Measure which method explains this network best.",
-    .prose =
-        "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), in one\n"
-        "folder per class, or in any and then the network's own top class is explained. A random map\n"
-        "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
+    .prose = "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), "
+             "in one\n"
+             "folder per class, or in any and then the network's own top class is explained. A "
+             "random map\n"
+             "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
     .options = options,
     .run = run,
 };

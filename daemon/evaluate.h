@@ -27,8 +27,8 @@ typedef struct pg_report {
     char names[PG_EVALUATE_SHOWN][256]; /* of the pictures shown */
 } pg_report;
 
-void pg_report_print(const pg_report *report);                    /* tables on stdout */
-pg_err pg_report_json(const pg_report *report, pg_diag *diag);    /* on stdout */
+void pg_report_print(const pg_report *report);                 /* tables on stdout */
+pg_err pg_report_json(const pg_report *report, pg_diag *diag); /* on stdout */
 /* One file with everything in it: tables, curves, pictures side by side. */
 pg_err pg_report_html(const pg_report *report, const char *path, pg_diag *diag);
 

@@ -25,11 +25,20 @@ static const char style[] =
 static void add_escaped(pg_text *t, const char *string) {
     for (const char *c = string; *c; c++)
         switch (*c) {
-        case '<': pg_text_add(t, "&lt;"); break;
-        case '>': pg_text_add(t, "&gt;"); break;
-        case '&': pg_text_add(t, "&amp;"); break;
-        case '"': pg_text_add(t, "&quot;"); break;
-        default: pg_text_add(t, "%c", *c);
+        case '<':
+            pg_text_add(t, "&lt;");
+            break;
+        case '>':
+            pg_text_add(t, "&gt;");
+            break;
+        case '&':
+            pg_text_add(t, "&amp;");
+            break;
+        case '"':
+            pg_text_add(t, "&quot;");
+            break;
+        default:
+            pg_text_add(t, "%c", *c);
         }
 }
 
@@ -68,7 +77,9 @@ static void add_table(pg_text *t, const pg_report *r) {
         if (measured(r, k)) {
             const pg_metric_row *row = pg_metric_at((pg_metric)k);
             pg_text_add(t, "<th title=\"%s\">%s%s</th>", row->prose, row->name,
-                        row->better > 0 ? " &uarr;" : row->better < 0 ? " &darr;" : "");
+                        row->better > 0   ? " &uarr;"
+                        : row->better < 0 ? " &darr;"
+                                          : "");
         }
     pg_text_add(t, "</tr>");
     for (int m = 0; m < r->n_methods; m++) {
@@ -80,10 +91,11 @@ static void add_table(pg_text *t, const pg_report *r) {
                 add_cell(t, &r->methods[m].intervals[k], best_of(r, k) == m);
         pg_text_add(t, "</tr>");
     }
-    pg_text_add(t, "</table></div><p>Means over pictures with 95 %% bootstrap intervals; &uarr; more "
-                   "is better, &darr; less; the best mean is marked, which says little where "
-                   "intervals overlap. <b>" PG_EVALUATE_RANDOM "</b> is what chance reaches.</p>"
-                   "<dl>");
+    pg_text_add(t,
+                "</table></div><p>Means over pictures with 95 %% bootstrap intervals; &uarr; more "
+                "is better, &darr; less; the best mean is marked, which says little where "
+                "intervals overlap. <b>" PG_EVALUATE_RANDOM "</b> is what chance reaches.</p>"
+                "<dl>");
     for (int k = 0; k < PG_METRIC_COUNT; k++)
         if (measured(r, k))
             pg_text_add(t, "<dt>%s</dt><dd>%s</dd>", pg_metric_at((pg_metric)k)->name,

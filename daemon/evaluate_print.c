@@ -36,8 +36,9 @@ void pg_report_print(const pg_report *r) {
         }
     }
     if (!measured(r, PG_METRIC_POINTING))
-        puts("\ngrid_pointing: not played, for lack of confidently recognised pictures of different "
-             "classes");
+        puts(
+            "\ngrid_pointing: not played, for lack of confidently recognised pictures of different "
+            "classes");
 }
 
 static void json_curve(pg_json *json, const char *key, const double *curve) {

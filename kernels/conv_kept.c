@@ -18,16 +18,16 @@
 #include "kernels/mem.h"
 
 enum {
-    BLOCK = 16,      /* channels the library works on at a time */
+    BLOCK = 16,       /* channels the library works on at a time */
     PACK_FLOPS = 200, /* what convolution computes while one weight is packed: 70 to 240 measured
                          on layers of ResNet-50 and VGG16, one thread and two */
     PARALLEL_ROWS = 16384 /* weights that are copied in the time a second thread takes to start */
 };
 
 typedef struct entry {
-    uint8_t *keep;  /* [channels] */
-    void *weights;  /* [packed_bytes] */
-    uint64_t used;  /* when: 0 of a mask that will not come again */
+    uint8_t *keep; /* [channels] */
+    void *weights; /* [packed_bytes] */
+    uint64_t used; /* when: 0 of a mask that will not come again */
     bool filled;
 } entry;
 
@@ -83,10 +83,8 @@ static void plan(pg_conv_kept *kept) {
 static pg_err choose_way(const pg_conv_path_spec *full, int64_t capacity, pg_conv_kept *kept,
                          pg_diag *diag) {
     pg_conv_geometry g = *full->geometry;
-    const pg_conv_path_spec spec = {.geometry = &g,
-                                    .backward = true,
-                                    .library_only = full->library_only,
-                                    .bf16 = full->bf16};
+    const pg_conv_path_spec spec = {
+        .geometry = &g, .backward = true, .library_only = full->library_only, .bf16 = full->bf16};
     if (!full->library_only && !full->bf16)
         pg_conv_scatter_make(full->geometry, capacity, &kept->scatter);
     kept->packed_bytes = kept->scatter.packed_bytes;

@@ -37,8 +37,7 @@ void pg_cam_affine_drops(int64_t channels, int64_t area, const float *a, const f
     }
 }
 
-void pg_cam_sum(int64_t channels, int64_t area, const float *a, const double *weights,
-                float *map) {
+void pg_cam_sum(int64_t channels, int64_t area, const float *a, const double *weights, float *map) {
     for (int64_t p = 0; p < area; p++) {
         double sum = 0;
         for (int64_t c = 0; c < channels; c++)
@@ -70,8 +69,8 @@ static void project(int64_t channels, int64_t area, const float *a, const double
             out[p] += v[c] * ((double)a[c * area + p] - mean[c]);
 }
 
-/* One step of power iteration on the channels' covariance: v becomes `next`, normalised; returns how
- * far it turned. */
+/* One step of power iteration on the channels' covariance: v becomes `next`, normalised; returns
+ * how far it turned. */
 static double turn(int64_t channels, int64_t area, const float *a, const double *mean, double *v,
                    double *next, double *u) {
     double norm = 0, change = 0;
@@ -90,8 +89,8 @@ static double turn(int64_t channels, int64_t area, const float *a, const double 
     return change;
 }
 
-/* The first direction: the centred row with the largest norm, a channel's own. It is not orthogonal to
- * the first singular vector unless that channel takes no part in it. */
+/* The first direction: the centred row with the largest norm, a channel's own. It is not orthogonal
+ * to the first singular vector unless that channel takes no part in it. */
 static bool start(int64_t channels, int64_t area, const float *a, double *mean, double *v) {
     double largest = 0;
     int64_t at = 0;

@@ -26,9 +26,9 @@ void pg_cam_sum(int64_t channels, int64_t area, const float *a, const double *we
 /* LayerCAM (Jiang et al. 2021): map = sum over c of ReLU(G) A. */
 void pg_cam_layer(int64_t channels, int64_t area, const float *a, const float *g, float *map);
 
-/* EigenCAM (Muhammad & Yeasin 2020): A^T, its columns centred, projected on its first right singular
- * vector. The sign, which a singular vector leaves open, is that in which the map correlates with
- * sum over c of A; `scratch` is [3 C + P]. False: A is constant, the map zero. */
+/* EigenCAM (Muhammad & Yeasin 2020): A^T, its columns centred, projected on its first right
+ * singular vector. The sign, which a singular vector leaves open, is that in which the map
+ * correlates with sum over c of A; `scratch` is [3 C + P]. False: A is constant, the map zero. */
 bool pg_cam_eigen(int64_t channels, int64_t area, const float *a, double *scratch, float *map);
 
 /* Negative values to 0, then minimum to 0 and maximum to 1 (divided by max + 1e-7). False: nothing

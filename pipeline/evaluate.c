@@ -1,6 +1,6 @@
-/* Every question is a picture with some of its pixels changed, put to the network by a session of its
- * own: the pipeline's stays with the frame. A removed pixel is 0 in the normalised input, the training
- * mean. MoRF and deletion remove the same pixels, so they share their runs. */
+/* Every question is a picture with some of its pixels changed, put to the network by a session of
+ * its own: the pipeline's stays with the frame. A removed pixel is 0 in the normalised input, the
+ * training mean. MoRF and deletion remove the same pixels, so they share their runs. */
 #include "pipeline/evaluate.h"
 
 #include <math.h>
@@ -236,7 +236,8 @@ static pg_err perturb(pg_evaluator *e, pg_evaluation *out, pg_diag *diag) {
     out->recognised = top == out->klass;
     out->probability = (float)p;
     if ((err = remove_steps(e, false, top, p, p_top, out, diag)) ||
-        (err = remove_steps(e, true, top, p, p_top, out, diag)) || (err = insert_steps(e, out, diag)))
+        (err = remove_steps(e, true, top, p, p_top, out, diag)) ||
+        (err = insert_steps(e, out, diag)))
         return err;
     out->values[PG_METRIC_DELETION] = area_under(out->morf);
     out->values[PG_METRIC_INSERTION] = area_under(out->insertion);
@@ -245,8 +246,8 @@ static pg_err perturb(pg_evaluator *e, pg_evaluation *out, pg_diag *diag) {
 
 /* ---- maps ---- */
 
-/* Uniform random numbers instead of a map, a function of the picture's top pixel values only through
- * its number: the control is the same in every run. */
+/* Uniform random numbers instead of a map, a function of the picture's top pixel values only
+ * through its number: the control is the same in every run. */
 static void random_map(pg_evaluator *e, uint64_t seq) {
     for (int64_t i = 0; i < e->area; i++) {
         const uint32_t counter[4] = {(uint32_t)i, (uint32_t)seq, 0, 0}, key[2] = {7, 7};
@@ -273,9 +274,7 @@ static const char *method_of(const pg_evaluator *e, int method) {
 static pg_err explain(pg_pipeline *pipeline, const pg_frame *frame, const char *method,
                       pg_explanation *out, pg_diag *diag) {
     pg_drop drop = pg_pipeline_run(pipeline, frame, &(pg_wish){.method = method}, out, diag);
-    return drop == PG_DROP_NONE          ? PG_OK
-           : drop == PG_DROP_INFER_ERROR ? PG_EFAIL
-                                         : PG_EINPUT;
+    return drop == PG_DROP_NONE ? PG_OK : drop == PG_DROP_INFER_ERROR ? PG_EFAIL : PG_EINPUT;
 }
 
 static double relative_change(const pg_evaluator *e, const float *map) {
@@ -288,7 +287,8 @@ static double relative_change(const pg_evaluator *e, const float *map) {
     return size > 0 ? sqrt(change / size) : (double)NAN;
 }
 
-/* The largest change of the map under a few small disturbances (max-sensitivity, Yeh et al. 2019). */
+/* The largest change of the map under a few small disturbances (max-sensitivity, Yeh et al. 2019).
+ */
 static pg_err disturb(pg_evaluator *e, int method, pg_evaluation *out, pg_diag *diag) {
     float least = INFINITY, most = -INFINITY;
     int64_t count = e->area * e->channels;

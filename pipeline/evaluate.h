@@ -1,8 +1,8 @@
 /* Which saliency method can be trusted on this model and these pictures: method.md section 9.
  *
- * An evaluator owns a pipeline for the maps and a second session for the questions put to the network
- * about them; it belongs to one thread. Pictures are taken one after the other; memory does not grow
- * with their number. */
+ * An evaluator owns a pipeline for the maps and a second session for the questions put to the
+ * network about them; it belongs to one thread. Pictures are taken one after the other; memory does
+ * not grow with their number. */
 #ifndef PG_PIPELINE_EVALUATE_H
 #define PG_PIPELINE_EVALUATE_H
 
@@ -27,12 +27,12 @@ enum {
     PG_MORF_STEPS = 5 /* 1/10 .. 5/10 count for MoRF and LeRF */
 };
 
-/* p(y) with the hottest pixels at zero, the coldest at zero, and the hottest come back into a blurred
- * picture, by share of the pixels. */
+/* p(y) with the hottest pixels at zero, the coldest at zero, and the hottest come back into a
+ * blurred picture, by share of the pixels. */
 typedef struct pg_evaluation {
     double values[PG_METRIC_COUNT]; /* NaN: does not apply */
     double morf[PG_CURVE_POINTS], lerf[PG_CURVE_POINTS], insertion[PG_CURVE_POINTS];
-    int64_t klass; /* explained: the label, or the top class */
+    int64_t klass;   /* explained: the label, or the top class */
     bool recognised; /* the label is the top class */
     float probability;
 } pg_evaluation;
@@ -42,21 +42,22 @@ typedef struct pg_evaluation {
 
 typedef struct pg_evaluate_options {
     const pg_explain_options *explain; /* borrowed for the evaluator's life */
-    bool sequence;  /* pictures are frames in order: stability */
+    bool sequence;                     /* pictures are frames in order: stability */
     bool randomise; /* load the network a second time with its last layers shuffled */
 } pg_evaluate_options;
 
 typedef struct pg_evaluator pg_evaluator;
 
-/* `methods` [n_methods]: names of explain.method, or PG_EVALUATE_RANDOM; borrowed. PG_ECONFIG: one is
- * unknown or this model cannot carry it. */
+/* `methods` [n_methods]: names of explain.method, or PG_EVALUATE_RANDOM; borrowed. PG_ECONFIG: one
+ * is unknown or this model cannot carry it. */
 pg_err pg_evaluator_create(const pg_evaluate_options *options, const char *const *methods,
                            int n_methods, pg_clock_fn now, pg_evaluator **out, pg_diag *diag);
 void pg_evaluator_destroy(pg_evaluator **evaluator); /* accepts NULL */
 const pg_explainer *pg_evaluator_explainer(const pg_evaluator *evaluator);
 
-/* One method on one picture. `label` -1: unknown, the top class is explained. `box` x, y, width, height
- * of the object in the frame's pixels, NULL: unknown. PG_EINPUT: the frame cannot be used. */
+/* One method on one picture. `label` -1: unknown, the top class is explained. `box` x, y, width,
+ * height of the object in the frame's pixels, NULL: unknown. PG_EINPUT: the frame cannot be used.
+ */
 pg_err pg_evaluate(pg_evaluator *evaluator, int method, const pg_frame *frame, int64_t label,
                    const double *box, pg_evaluation *out, pg_diag *diag);
 
@@ -72,8 +73,8 @@ const float *pg_evaluate_input(const pg_evaluator *evaluator);
 pg_err pg_evaluate_grid(pg_evaluator *evaluator, int method, int n, const float *const *inputs,
                         const int64_t *klass, double *share, pg_diag *diag);
 
-/* Mean of values (NaN left out) and its 95 % confidence interval by 1,000 bootstrap resamples, the same
- * on every run. `count` 0 or all NaN: all NaN. PG_ENOMEM. */
+/* Mean of values (NaN left out) and its 95 % confidence interval by 1,000 bootstrap resamples, the
+ * same on every run. `count` 0 or all NaN: all NaN. PG_ENOMEM. */
 typedef struct pg_interval {
     double mean, low, high;
     int count;

@@ -17,7 +17,8 @@ typedef struct pg_nearest {
 int pg_name_distance(const char *a, const char *b);
 
 void pg_nearest_begin(pg_nearest *nearest, const char *wanted); /* borrowed */
-void pg_nearest_offer(pg_nearest *nearest, const char *name);   /* NULL, "" and repetitions are ignored */
+void pg_nearest_offer(pg_nearest *nearest,
+                      const char *name); /* NULL, "" and repetitions are ignored */
 /* Appends "; the nearest names are 'a', 'b'", or nothing. */
 void pg_nearest_append(const pg_nearest *nearest, pg_diag *diag);
 

@@ -8,9 +8,9 @@
 pg_err pg_rank_create(int64_t count, pg_ranker *out, pg_diag *diag) {
     size_t n = (size_t)count;
     *out = (pg_ranker){.count = count,
-                     .order = pg_malloc(n * sizeof *out->order),
-                     .first = pg_malloc(n * sizeof *out->first),
-                     .second = pg_malloc(n * sizeof *out->second)};
+                       .order = pg_malloc(n * sizeof *out->order),
+                       .first = pg_malloc(n * sizeof *out->first),
+                       .second = pg_malloc(n * sizeof *out->second)};
     if (out->order && out->first && out->second)
         return PG_OK;
     pg_rank_destroy(out);

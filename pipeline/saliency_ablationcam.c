@@ -1,8 +1,8 @@
 /* How much of the score goes when a channel of the layer is silenced. Where the score is an affine
- * function of the layer (pooling and a linear classifier behind it) all drops come from one gradient;
- * else the tail of the network runs once per channel, the strongest first, so that a deadline costs
- * the least. A silenced channel is 0; pytorch-grad-cam does the same where the layer's minimum is 0,
- * and elsewhere writes ever larger negative numbers, which is not copied. */
+ * function of the layer (pooling and a linear classifier behind it) all drops come from one
+ * gradient; else the tail of the network runs once per channel, the strongest first, so that a
+ * deadline costs the least. A silenced channel is 0; pytorch-grad-cam does the same where the
+ * layer's minimum is 0, and elsewhere writes ever larger negative numbers, which is not copied. */
 #include "pipeline/cam.h"
 #include "pipeline/explainer.h"
 #include "pipeline/saliency_cam.h"

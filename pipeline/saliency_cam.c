@@ -8,10 +8,11 @@ pg_err pg_cam_check(const pg_saliency *method, const pg_explainer *explainer, pg
     if (explainer->info->watched_name != NULL && layer[2] * layer[3] <= in[2] * in[3])
         return PG_OK;
     if (explainer->info->watched_name != NULL)
-        return pg_fail(diag, PG_ECONFIG,
-                       "method '%s': the layer '%s' is larger than the picture; name an earlier one "
-                       "as cam.layer",
-                       method->name, explainer->info->watched_name);
+        return pg_fail(
+            diag, PG_ECONFIG,
+            "method '%s': the layer '%s' is larger than the picture; name an earlier one "
+            "as cam.layer",
+            method->name, explainer->info->watched_name);
     return pg_fail(diag, PG_ECONFIG,
                    "method '%s': the network has no layer of more than one position before its "
                    "logits (or attention lies behind it); name one as cam.layer",

@@ -14,7 +14,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
 }
 
 const pg_saliency_kind pg_saliency_eigencam = {.check = pg_cam_check,
-                                           .cost = pg_cam_cost,
-                                           .open = pg_cam_open,
-                                           .close = pg_cam_close,
-                                           .run = run};
+                                               .cost = pg_cam_cost,
+                                               .open = pg_cam_open,
+                                               .close = pg_cam_close,
+                                               .run = run};

@@ -1,6 +1,6 @@
-/* Occlusion (Zeiler & Fergus 2014): a window of zeros, which after normalisation is the training mean,
- * slides over the picture; each pixel gets the mean fall of the score over the windows that cover it,
- * as captum's Occlusion computes it. No gradient is used: a control for those that do. */
+/* Occlusion (Zeiler & Fergus 2014): a window of zeros, which after normalisation is the training
+ * mean, slides over the picture; each pixel gets the mean fall of the score over the windows that
+ * cover it, as captum's Occlusion computes it. No gradient is used: a control for those that do. */
 #include "pipeline/explainer.h"
 #include "pipeline/saliency.h"
 
@@ -25,7 +25,8 @@ static int64_t places(int64_t length, int64_t window, int64_t stride) {
 }
 
 static windows plan(const pg_explain_options *o, int64_t height, int64_t width) {
-    windows w = {.size_h = o->occlusion_window, .size_w = o->occlusion_window,
+    windows w = {.size_h = o->occlusion_window,
+                 .size_w = o->occlusion_window,
                  .stride = o->occlusion_stride};
     w.size_h = w.size_h < height ? w.size_h : height;
     w.size_w = w.size_w < width ? w.size_w : width;
@@ -106,8 +107,8 @@ static void note(occlusion_state *s, patch p, double fall) {
         }
 }
 
-/* The `step`-th window to be tried: an order that spreads over the picture, so that a deadline leaves
- * a coarse map and not half of one. 61 is coprime to all counts it is used for. */
+/* The `step`-th window to be tried: an order that spreads over the picture, so that a deadline
+ * leaves a coarse map and not half of one. 61 is coprime to all counts it is used for. */
 static int64_t spread(int64_t step, int64_t count) {
     return count % 61 == 0 ? step : step * 61 % count;
 }

@@ -1,12 +1,12 @@
-/* RISE (Petsiuk, Das, Saenko 2018): the picture is looked at through random masks; a pixel's value is
- * the mean probability of the class over the masks, each weighed by how much of the pixel it shows. A
- * mask is a grid of s x s cells, each open with probability q, enlarged bilinearly to (s + 1) cells and
- * shifted by up to one cell, as in the authors' program:
+/* RISE (Petsiuk, Das, Saenko 2018): the picture is looked at through random masks; a pixel's value
+ * is the mean probability of the class over the masks, each weighed by how much of the pixel it
+ * shows. A mask is a grid of s x s cells, each open with probability q, enlarged bilinearly to (s +
+ * 1) cells and shifted by up to one cell, as in the authors' program:
  *
  *   map = 1/(N q) sum over masks m of p(x m) m
  *
- * No gradient is used: a control for those that do. Every mask is as good as any other, so a deadline
- * may end the sampling; std_error is that of the map's mean. */
+ * No gradient is used: a control for those that do. Every mask is as good as any other, so a
+ * deadline may end the sampling; std_error is that of the map's mean. */
 #include <math.h>
 #include <string.h>
 
@@ -54,7 +54,8 @@ static pg_err open(const pg_saliency *method, const pg_explainer *e, pg_pass *pa
         s->cell_h = (s->height + n - 1) / n;
         s->cell_w = (s->width + n - 1) / n;
         s->grid = pg_malloc((size_t)(n * n) * sizeof *s->grid);
-        s->large = pg_malloc((size_t)((n + 1) * s->cell_h * (n + 1) * s->cell_w) * sizeof *s->large);
+        s->large =
+            pg_malloc((size_t)((n + 1) * s->cell_h * (n + 1) * s->cell_w) * sizeof *s->large);
         s->sum = pg_malloc((size_t)(s->height * s->width) * sizeof *s->sum);
         if (s->grid && s->large && s->sum)
             return PG_OK;

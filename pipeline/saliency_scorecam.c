@@ -1,5 +1,5 @@
-/* ScoreCAM (Wang et al. 2020): the picture is seen through each channel of the layer as a mask; what
- * the network then says of the class is the channel's weight. Four programs carry the name and
+/* ScoreCAM (Wang et al. 2020): the picture is seen through each channel of the layer as a mask;
+ * what the network then says of the class is the channel's weight. Four programs carry the name and
  * compute different things; three are here, each under a name of its own:
  *
  *                     mask: scaled to 0..1    enlarged        weight                 ReLU
@@ -27,8 +27,10 @@ typedef struct variant {
     bool corners, scale_first, probability;
 } variant;
 
-static const variant variants[] = { /* by the method's own number */
-    {.corners = true}, {.scale_first = true}, {.probability = true}};
+static const variant variants[] = {/* by the method's own number */
+                                   {.corners = true},
+                                   {.scale_first = true},
+                                   {.probability = true}};
 
 typedef struct score_state {
     void *cam; /* pg_cam_state */
@@ -83,7 +85,7 @@ static pg_err fill(score_state *s, const pg_saliency *method, const pg_explainer
 }
 
 static pg_err open_state(const pg_saliency *method, const pg_explainer *explainer, pg_pass *pass,
-                        void **state, pg_diag *diag) {
+                         void **state, pg_diag *diag) {
     score_state *s = *state = pg_calloc(1, sizeof *s);
     if (s == NULL)
         return pg_fail(diag, PG_ENOMEM, "no memory for masks");
@@ -107,7 +109,8 @@ static void to_unit(int64_t n, const float *from, float *to) {
 
 static void enlarge(score_state *s, const float *small) {
     const pg_cam_state *cam = s->cam;
-    pg_map_enlarge(small, cam->height, cam->width, s->variant->corners, s->mask, s->height, s->width);
+    pg_map_enlarge(small, cam->height, cam->width, s->variant->corners, s->mask, s->height,
+                   s->width);
 }
 
 static void make_mask(score_state *s, int64_t c) {

@@ -64,14 +64,28 @@ void pg_watch_last(pg_graph *g) {
 
 /* ---- describing ---- */
 
-/* Types whose output is an affine function of one input: with all others constant, so one source. */
+/* Types whose output is an affine function of one input: with all others constant, so one source.
+ */
 static bool affine(const pg_node *node) {
-    static const char *const types[] = {"GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
-                                        "Flatten",           "Reshape",     "Squeeze",    "Unsqueeze",
-                                        "Transpose",         "Identity",    "Dropout",    "LayoutConvert",
-                                        "Gemm",              "Conv",        "Add",        "Sub",
+    static const char *const types[] = {"GlobalAveragePool",
+                                        "AveragePool",
+                                        "ReduceMean",
+                                        "ReduceSum",
+                                        "Flatten",
+                                        "Reshape",
+                                        "Squeeze",
+                                        "Unsqueeze",
+                                        "Transpose",
+                                        "Identity",
+                                        "Dropout",
+                                        "LayoutConvert",
+                                        "Gemm",
+                                        "Conv",
+                                        "Add",
+                                        "Sub",
                                         "BatchNormalization"};
-    return node->op->n_src == 1 && !node->has_act && is(node, types, sizeof types / sizeof types[0]);
+    return node->op->n_src == 1 && !node->has_act &&
+           is(node, types, sizeof types / sizeof types[0]);
 }
 
 static int maker_of(const pg_graph *g, int value, pg_desc *desc) {
@@ -97,9 +111,9 @@ pg_err pg_watch_describe(const pg_graph *g, pg_model_info *info, pg_diag *diag) 
     const char *name = g->values[g->watched].name;
     int maker = maker_of(g, g->watched, &info->watched);
     if (!leads_to_logits(g, maker) || info->watched.shape.rank != 4)
-        return pg_fail(diag, PG_ECONFIG,
-                       "cam.layer: '%s' is not a [1,C,H,W] value between the picture and the logits",
-                       name);
+        return pg_fail(
+            diag, PG_ECONFIG,
+            "cam.layer: '%s' is not a [1,C,H,W] value between the picture and the logits", name);
     info->watched_name = name[0] != '\0' ? name : node_name(g, maker);
     info->linear_tail = true;
     double flops = 0, tail = 0;

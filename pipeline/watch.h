@@ -14,8 +14,8 @@ pg_err pg_watch_named(pg_graph *graph, const char *name, pg_diag *diag);
  * to the logits, unless attention (a Softmax) or a recurrence lies behind it. May find none. */
 void pg_watch_last(pg_graph *graph);
 
-/* Fills info->watched, watched_name, linear_tail and tail_share. PG_ECONFIG: a named value that cannot be watched
- * (no [1,C,H,W], or not between input and logits). */
+/* Fills info->watched, watched_name, linear_tail and tail_share. PG_ECONFIG: a named value that
+ * cannot be watched (no [1,C,H,W], or not between input and logits). */
 pg_err pg_watch_describe(const pg_graph *graph, pg_model_info *info, pg_diag *diag);
 
 #endif
