@@ -6,6 +6,7 @@ through some twenty layers. Maps are compared at the picture's size, after the l
 
 One table: method, network, layer, largest difference.
 """
+import copy
 import json
 import pathlib
 import tempfile
@@ -25,6 +26,10 @@ with warnings.catch_warnings():
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 BOUND = 1e-4
+# AblationCAM's weights are differences of two float32 logits that agree to two or three digits, so that much more of
+# either side is rounding.
+# ScoreCAM's masks divide by a channel's range, which may be a thousandth of what was rounded.
+BOUNDS = {"ablationcam": 1e-3, "scorecam-torchcam": 5e-4, "scorecam-prob": 5e-4}
 SIZE, CLASSES = 64, 10
 
 # network: (the module the library is given, the layer's name in the ONNX file; "" is the default)
@@ -76,7 +81,7 @@ def test_library(method, kind, case, say):
     difference = np.abs(ours - theirs).max()
     note(say, method, name, layer, difference)
     assert theirs.max() > 0.9, "the library's map is empty: the case shows nothing"
-    assert difference <= BOUND
+    assert difference <= BOUNDS.get(method, BOUND)
     assert info["method"] == method
 
 
@@ -123,8 +128,8 @@ def finish(cam, late):
 
 
 def score_formula(method, net, a, x, target):
-    """torch-cam 0.4's ScoreCAM and the authors' program, written from their definitions."""
-    a, x = torch.from_numpy(a), torch.from_numpy(x)
+    """torch-cam 0.4's ScoreCAM and the authors' program, written from their definitions, in float64."""
+    net, a, x = copy.deepcopy(net).double(), torch.from_numpy(a).double(), torch.from_numpy(x).double()
     masks = []
     for channel in a:
         m = channel
@@ -135,7 +140,7 @@ def score_formula(method, net, a, x, target):
             m = (m - m.min()) / (m.max() - m.min() + 1e-8)
         masks.append(m)
     with torch.no_grad():
-        y = torch.cat([net((x * m)[None]) for m in masks]).double()
+        y = torch.cat([net((x * m)[None]) for m in masks])
     if method == "scorecam-torchcam":
         w = torch.softmax(y[:, target], 0)
     else:
@@ -150,7 +155,7 @@ def test_score_variants(method, case, say):
     theirs = score_formula(method, net, activation_of(net, module, x), x, 3)
     ours, _ = our_map(path, x, method, 3, layer)
     note(say, method, name, layer, np.abs(ours - theirs).max())
-    assert np.abs(ours - theirs).max() <= BOUND
+    assert np.abs(ours - theirs).max() <= BOUNDS[method]
 
 
 def test_variants_differ(case):
@@ -184,7 +189,7 @@ def test_ablation_by_tail_equals_closed_form(say):
     assert "planned" not in info["quality"], "the closed form was not used"
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(WithRelu(net), torch.from_numpy(x)[None], file.name, opset_version=13)
+        torch.onnx.export(WithRelu(net).eval(), torch.from_numpy(x)[None], file.name, opset_version=13)
         tails, info = our_map(file.name, x, "ablationcam", 3)
     assert info["quality"]["planned"] > 0
     say(f"ablationcam by tail and closed form: {np.abs(tails - closed).max():.1e}")
