@@ -58,7 +58,9 @@ def engine_switches():
             comment += line[3:]
             continue
         key, usual = line.strip().split(": ")
-        values = re.search(r"\(([^()]*)\)$", comment).group(1).split(", ")
-        out += [(f"engine.{key}", other, usual) for other in values if other != usual]
+        values = re.search(r"\(([^().]*)\)$", comment)  # else a number's range, or any text
+        # `always` tunes in every process, which is `cached` with a longer start
+        out += [(f"engine.{key}", other, usual) for other in (values.group(1).split(", ") if values else [])
+                if other not in (usual, "always")]
         comment = ""
     return out

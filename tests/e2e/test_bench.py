@@ -29,7 +29,7 @@ ROWS = {  # of each part, without precision and threads
 def test_every_switch_of_the_engine_is_tried():
     from nets import engine_switches
     text = (cli.ROOT / "daemon" / "config.def").read_text()
-    assert {key for key, _, _ in engine_switches()} == set(re.findall(r'"(engine\.\w+)"', text))
+    assert {key for key, _, _ in engine_switches()} == set(re.findall(r'PG_(?:BOOL|ENUM)\(MAIN, "(engine\.\w+)"', text))
 
 
 def run(*args):
