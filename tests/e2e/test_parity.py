@@ -71,3 +71,12 @@ def test_parity(name, say):
         if not (errors[0] <= LOGITS and errors[1] <= GRADIENT and errors[2] >= COSINE):
             bad.append((label, errors))
     assert not bad
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn_small"])
+def test_parity_of_tuned_implementations(name, say):
+    """The same bounds hold whatever the tuner takes, Winograd included."""
+    net, x = models.build(name), models.test_picture()
+    errors = compare(models.export(name), x, truth(net, x), model__threads=2, engine__tune="always")
+    table(say, name, "implementations chosen by measuring", errors)
+    assert errors[0] <= LOGITS and errors[1] <= GRADIENT and errors[2] >= COSINE

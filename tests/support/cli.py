@@ -62,7 +62,9 @@ class Explained:
 
 def explain(model, x, method="gradient", target=None, stats=None, env=None, program=None, **options):
     """Explains the array x [3,H,W] (no preprocessing). Keyword options are configuration keys with
-    "__" for the dot: parchgrad__gamma=3."""
+    "__" for the dot: parchgrad__gamma=3. Implementations are not chosen by measuring unless asked for: what
+    a test sees must not depend on what else the machine was doing."""
+    options.setdefault("engine__tune", "off")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         np.save(folder / "x.npy", np.asarray(x, dtype=np.float32))
@@ -87,7 +89,7 @@ def write_calibration(folder, inputs, labels):
 
 
 def calibrate(model, data, out, env=None, program=None, **options):
-    options = settings({k.replace("__", "."): v for k, v in options.items()})
+    options = settings({"engine.tune": "off", **{k.replace("__", "."): v for k, v in options.items()}})
     return run("calibrate", "--model", model, "--data", data, "--out", out, "--labels", "folder",
                *options, env=env, program=program)
 
