@@ -87,6 +87,7 @@ class Daemon:
                   "publish": {"bind": endpoint["publish"]},
                   "rpc": {"bind": endpoint["rpc"]},
                   "http": {"listen": f"127.0.0.1:{self.ports['http']}"},
+                  "engine": {"tune": "off"},  # as in cli.py
                   "workers": 1}
         for name, value in sections.items():
             if isinstance(value, dict):
