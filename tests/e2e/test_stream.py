@@ -418,7 +418,7 @@ def spins(d):
 
 
 @pytest.mark.parametrize("wait,env,expected", [
-    ("brief", {}, [b"GOMP_SPINCOUNT=200"]),
+    ("brief", {}, [b"GOMP_SPINCOUNT=2000"]),
     ("active", {}, []),
     ("brief", {"OMP_WAIT_POLICY": "passive"}, [b"OMP_WAIT_POLICY=passive"]),
 ])
