@@ -136,25 +136,3 @@ void pg_channel_scale_bf16(int64_t positions, int64_t channels, const float *sca
     for (int64_t p = 0; p < positions; p += step)
         scale_range(p, smaller(p + step, positions), channels, scale, x);
 }
-
-PG_CLONES static void gather_range(int64_t first, int64_t last, int64_t channels, const pg_bf16 *x,
-                                   const int32_t *index, int64_t kept, int64_t width, float scale,
-                                   pg_bf16 *out) {
-    for (int64_t p = first; p < last; p++) {
-        const pg_bf16 *row = x + p * channels;
-        pg_bf16 *o = out + p * width;
-        for (int64_t k = 0; k < kept; k++)
-            o[k] = pg_bf16_round(scale * pg_bf16_widen(row[index[k]]));
-        for (int64_t k = kept; k < width; k++)
-            o[k] = 0;
-    }
-}
-
-void pg_channel_gather_bf16(int64_t positions, int64_t channels, const pg_bf16 *x,
-                            const int32_t *index, int64_t kept, int64_t width, float scale,
-                            pg_bf16 *out) {
-    int64_t step = rows_per_range(channels);
-#pragma omp parallel for schedule(static) if (positions > step)
-    for (int64_t p = 0; p < positions; p += step)
-        gather_range(p, smaller(p + step, positions), channels, x, index, kept, width, scale, out);
-}

@@ -19,7 +19,8 @@ typedef struct pg_bf16_gradient {
 /* out[p,c] = d_dst[p,c] where lo < dst[p,c] < hi, else 0. */
 void pg_channel_gradient_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g);
 
-/* The same, and its group sums as pg_channel_group_sums makes them. */
+/* The same, and its group sums: s_high[p] = sum over c of w_high[c] times the unrounded out[p,c],
+ * and the same for s_low. */
 void pg_channel_gradient_sums_bf16(int64_t positions, int64_t channels, const pg_bf16_gradient *g,
                                    const double *w_high, const double *w_low, double *s_high,
                                    double *s_low);
@@ -29,10 +30,5 @@ void pg_bf16_round_all(int64_t count, const float *x, pg_bf16 *out);
 
 /* x[p,c] *= scale[c]. */
 void pg_channel_scale_bf16(int64_t positions, int64_t channels, const float *scale, pg_bf16 *x);
-
-/* As pg_channel_gather. */
-void pg_channel_gather_bf16(int64_t positions, int64_t channels, const pg_bf16 *x,
-                            const int32_t *index, int64_t kept, int64_t width, float scale,
-                            pg_bf16 *out);
 
 #endif

@@ -3,8 +3,8 @@
  * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
  * with rows of zeros, which change no sum.
  *
- * Three ways: the library's convolution of fewer output channels; for a depthwise convolution, its
- * convolution of fewer channels on both sides; for the first layer, conv_scatter.h.
+ * It is an ordinary path (conv_path.h) of fewer output channels, for a depthwise convolution of
+ * fewer channels on both sides.
  *
  * Packing rows reads and writes them about twice, which for the small maps of late layers is not
  * little beside the convolution itself. A class's mask is the same for every frame, so packed rows
@@ -75,30 +75,18 @@ static void plan(pg_conv_kept *kept) {
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
     kept->staging = take(end, capacity * (size_t)kept->row * element(kept));
     kept->result = take(end, in_positions * capacity * sizeof(float));
-    kept->scratch =
-        take(end, kept->scatter.capacity ? kept->scatter.scratch_bytes : kept->path.scratch_bytes);
+    kept->scratch = take(end, kept->path.scratch_bytes);
 }
 
-/* Finds the way; leaves packed_bytes 0 if there is none. */
-static pg_err choose_way(const pg_conv_path_spec *full, int64_t capacity, pg_conv_kept *kept,
-                         pg_diag *diag) {
+static pg_err make_path(const pg_conv_path_spec *full, int64_t capacity, pg_conv_kept *kept,
+                        pg_diag *diag) {
     pg_conv_geometry g = *full->geometry;
-    const pg_conv_path_spec spec = {
-        .geometry = &g, .backward = true, .library_only = full->library_only, .bf16 = full->bf16};
-    if (!full->library_only && !full->bf16)
-        pg_conv_scatter_make(full->geometry, capacity, &kept->scatter);
-    kept->packed_bytes = kept->scatter.packed_bytes;
-    kept->impl = "own";
-    if (kept->scatter.capacity)
-        return PG_OK;
     g.out_c = capacity;
     if (kept->depthwise)
         g.groups = g.in_c = capacity;
-    pg_err err = pg_conv_path_make(&spec, &kept->path, diag);
-    if (!err && !strstr(kept->path.impl, "ref")) /* the library's slow loop: nothing gained */
-        kept->packed_bytes = kept->path.packed_bytes;
-    kept->impl = kept->path.impl;
-    return err;
+    const pg_conv_path_spec spec = {
+        .geometry = &g, .backward = true, .library_only = full->library_only, .bf16 = full->bf16};
+    return pg_conv_path_make(&spec, &kept->path, diag);
 }
 
 pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
@@ -113,10 +101,11 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
                        .depthwise = g->groups > 1 && g->groups == g->in_c && g->in_c == g->out_c};
     if ((g->groups != 1 && !out->depthwise) || most < 1 || blocks(most) >= blocks(g->out_c))
         return PG_OK;
-    pg_err err = choose_way(full, blocks(most) * BLOCK, out, diag);
-    if (!err && out->packed_bytes && !copy_rows(out, full->weights))
+    pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
+    bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
+    if (!err && !slow && !copy_rows(out, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
-    if (err || !out->packed_bytes) {
+    if (err || slow) {
         pg_conv_kept_free(out);
         return err;
     }
@@ -128,7 +117,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
 
 void pg_conv_kept_remember(pg_conv_kept *kept, int masks) {
     kept->entries = masks;
-    kept->state_bytes = (size_t)masks * kept->packed_bytes;
+    kept->state_bytes = (size_t)masks * kept->path.packed_bytes;
 }
 
 void pg_conv_kept_free(pg_conv_kept *kept) {
@@ -141,7 +130,7 @@ void pg_conv_kept_free(pg_conv_kept *kept) {
 
 static bool alloc_entry(const pg_conv_kept *kept, entry *e) {
     e->keep = pg_calloc((size_t)kept->channels, 1);
-    e->weights = pg_malloc(kept->packed_bytes);
+    e->weights = pg_malloc(kept->path.packed_bytes);
     return e->keep && e->weights;
 }
 
@@ -166,7 +155,7 @@ pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, pg_live *live, 
         ok = alloc_entry(kept, &s->entries[i]) && ok;
     pg_err err = ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
     bool direct = !kept->depthwise || s->live;
-    if (!err && !kept->scatter.capacity)
+    if (!err)
         err = pg_conv_run_make(&kept->path, place(s, kept->gradient),
                                direct ? d_src : place(s, kept->result), place(s, kept->scratch),
                                &s->run, diag);
@@ -240,7 +229,6 @@ static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_
     char *staging = s->scratch + kept->staging;
     const char *rows = kept->rows;
     size_t bytes = (size_t)kept->row * element(kept);
-    pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
 #pragma omp parallel for schedule(static) if (kept->capacity * kept->row > PARALLEL_ROWS)
     for (int64_t k = 0; k < kept->capacity; k++)
@@ -248,10 +236,7 @@ static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_
             memcpy(staging + (size_t)k * bytes, rows + (size_t)s->channel[k] * bytes, bytes);
         else
             memset(staging + (size_t)k * bytes, 0, bytes);
-    if (kept->scatter.capacity)
-        pg_conv_scatter_pack(&kept->scatter, place(s, kept->staging), e->weights);
-    else
-        err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+    pg_err err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);
@@ -291,11 +276,6 @@ pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, con
                             bool lasting) {
     entry *e;
     pg_err err = find_or_pack(kept, s, keep, lasting, &e);
-    if (!err && kept->scatter.capacity) {
-        pg_conv_scatter_run(&kept->scatter, e->weights, s->count, place(s, kept->gradient),
-                            place(s, kept->scratch), s->d_src);
-        return PG_OK;
-    }
     if (!err)
         err = pg_conv_run_use(&s->run, e->weights);
     if (!err)

@@ -13,27 +13,24 @@
 #define PG_KERNELS_CONV_KEPT_H
 
 #include "kernels/conv_path.h"
-#include "kernels/conv_scatter.h"
 
-/* Zero-initialise. Private but for the four sizes and the name. */
+/* Zero-initialise. Private but for the four sizes and the path's name. */
 typedef struct pg_conv_kept {
     int64_t capacity;     /* channels it has room for, a multiple of 16; 0: there is no short way */
     size_t weight_bytes;  /* shared */
     size_t state_bytes;   /* a session takes */
     size_t scratch_bytes; /* execute needs */
-    const char *impl;
     bool depthwise;
-    pg_conv_scatter scatter; /* for few input channels, instead of: */
-    pg_conv_path path;       /* out_c is capacity; without weights */
+    pg_conv_path path; /* out_c is capacity; without weights */
     int64_t channels, positions,
         row; /* out_c, out_h out_w and in_c/groups k_h k_w of the convolution */
     int64_t in_positions;
-    size_t packed_bytes;
-    bool bf16;                                 /* rows hold pg_bf16, not float */
-    void *rows;                                /* [channels, row] */
-    int entries;                               /* masks a session remembers */
-    size_t gradient, staging, result, scratch; /* where in scratch: [positions, capacity],
-                                         [capacity, row], [in_positions, capacity], the way's own */
+    bool bf16;   /* rows hold pg_bf16, not float */
+    void *rows;  /* [channels, row] */
+    int entries; /* masks a session remembers */
+    size_t gradient, staging, result,
+        scratch; /* where in scratch: [positions, capacity],
+           [capacity, row], [in_positions, capacity], the path's own */
 } pg_conv_kept;
 
 /* The short way for masks of up to `most` channels of the convolution `full` describes (weights in

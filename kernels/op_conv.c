@@ -160,7 +160,7 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
                      conv->backward.impl);
     if (conv->kept.capacity)
         snprintf(conv->impl + n, sizeof conv->impl - (size_t)n, ", of %lld channels %s",
-                 (long long)conv->kept.capacity, conv->kept.impl);
+                 (long long)conv->kept.capacity, conv->kept.path.impl);
     op->impl = conv->impl;
     return PG_OK;
 }
