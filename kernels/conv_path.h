@@ -128,4 +128,17 @@ pg_err pg_conv_run_use(pg_conv_run *run, void *packed);
 /* Computes *out from *in. */
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);
 
+/* ---- operators that are nothing but two paths ---- */
+
+/* What their bind makes. */
+typedef struct pg_conv_pair {
+    pg_conv_run forward, backward;
+} pg_conv_pair;
+
+/* The work of bind: runs on the operator's only input and output, one for each path that is made (zero:
+ * it is not) and, backward, wanted. Without any *state stays NULL. */
+pg_err pg_conv_pair_bind(const pg_op *op, const pg_conv_path *forward, const pg_conv_path *backward,
+                         const pg_op_io *io, void **state, pg_diag *diag);
+void pg_conv_pair_unbind(const pg_op *op, void **state); /* an operator class's unbind */
+
 #endif

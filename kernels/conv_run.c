@@ -149,3 +149,38 @@ pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
         status = dnnl_stream_wait(run->stream);
     return pg_dnnl_check(status, "convolution", NULL);
 }
+
+/* ---- operators that are nothing but two paths ---- */
+
+void pg_conv_pair_unbind(const pg_op *op, void **state) {
+    (void)op;
+    pg_conv_pair *pair = *state;
+    if (pair == NULL)
+        return;
+    pg_conv_run_free(&pair->forward);
+    pg_conv_run_free(&pair->backward);
+    pg_free(pair);
+    *state = NULL;
+}
+
+static bool made(const pg_conv_path *path) { return path->primitive || path->own; }
+
+pg_err pg_conv_pair_bind(const pg_op *op, const pg_conv_path *forward, const pg_conv_path *backward,
+                         const pg_op_io *io, void **state, pg_diag *diag) {
+    if (!made(forward) && !made(backward))
+        return PG_OK;
+    pg_conv_pair *pair = *state = pg_calloc(1, sizeof *pair);
+    if (pair == NULL)
+        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
+    pg_err err = PG_OK;
+    if (made(forward))
+        err = pg_conv_run_make(forward, io->src[0], io->dst[0], io->scratch, &pair->forward, diag);
+    if (!err && made(backward) && io->d_src && io->d_src[0])
+        err = pg_conv_run_make(backward, io->d_dst[0], io->d_src[0], io->scratch, &pair->backward,
+                               diag);
+    if (err) {
+        pg_conv_pair_unbind(op, state);
+        return pg_fail_in(diag, err, "node '%s'", op->node);
+    }
+    return PG_OK;
+}

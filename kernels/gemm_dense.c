@@ -25,10 +25,6 @@ typedef struct dense_op {
     char impl[2 * PG_CONV_IMPL_MAX + 32];
 } dense_op;
 
-typedef struct dense_state {
-    pg_conv_run forward, backward;
-} dense_state;
-
 static void destroy(pg_op *op) {
     dense_op *dense = (dense_op *)op;
     pg_conv_path_free(&dense->forward);
@@ -129,44 +125,16 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
 
 /* ---- bind ---- */
 
-static void unbind(const pg_op *op, void **state) {
-    (void)op;
-    dense_state *s = *state;
-    if (s == NULL)
-        return;
-    pg_conv_run_free(&s->forward);
-    pg_conv_run_free(&s->backward);
-    pg_free(s);
-    *state = NULL;
-}
-
 static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *diag) {
     const dense_op *dense = (const dense_op *)op;
-    bool forward = dense->forward.primitive, backward = dense->backward.primitive;
-    if (!forward && !backward)
-        return PG_OK;
-    dense_state *s = *state = pg_calloc(1, sizeof *s);
-    if (s == NULL)
-        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
-    pg_err err = PG_OK;
-    if (forward)
-        err = pg_conv_run_make(&dense->forward, io->src[0], io->dst[0], io->scratch, &s->forward,
-                               diag);
-    if (!err && backward && io->d_src && io->d_src[0])
-        err = pg_conv_run_make(&dense->backward, io->d_dst[0], io->d_src[0], io->scratch,
-                               &s->backward, diag);
-    if (err) {
-        unbind(op, state);
-        return pg_fail_in(diag, err, "node '%s'", op->node);
-    }
-    return PG_OK;
+    return pg_conv_pair_bind(op, &dense->forward, &dense->backward, io, state, diag);
 }
 
 /* ---- forward and backward ---- */
 
 static pg_err multiply(const dense_op *dense, const pg_op_io *io, float *y) {
     const pg_gemm_spec *s = &dense->spec;
-    const dense_state *state = io->state;
+    const pg_conv_pair *state = io->state;
     if (dense->forward.primitive)
         return pg_conv_run_execute(&dense->forward, &state->forward);
     return pg_sgemm(s->trans_a, true, s->m, s->n, s->k, 1, io->src[0], dense->weights, 0, y);
@@ -192,7 +160,7 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const dense_op *dense = (const dense_op *)op;
     const pg_gemm_spec *s = &dense->spec;
-    const dense_state *state = io->state;
+    const pg_conv_pair *state = io->state;
     const float *d_y = io->d_dst[0];
     float *d_a = io->d_src[0];
     pg_gemm_backward_c(s, io);
@@ -212,7 +180,7 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
 static const pg_op_class dense_class = {
     .prepare = prepare,
     .bind = bind,
-    .unbind = unbind,
+    .unbind = pg_conv_pair_unbind,
     .forward = forward,
     .backward = backward,
     .destroy = destroy,

@@ -24,10 +24,6 @@ typedef struct transpose_op {
     char impl[2 * PG_CONV_IMPL_MAX + 16];
 } transpose_op;
 
-typedef struct transpose_state {
-    pg_conv_run forward, backward;
-} transpose_state;
-
 extern const pg_op_class pg_conv_transpose_class;
 
 static pg_err create(const pg_op_def *def, pg_op **out, pg_diag *diag) {
@@ -94,38 +90,14 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     return PG_OK;
 }
 
-static void unbind(const pg_op *op, void **state) {
-    (void)op;
-    transpose_state *s = *state;
-    if (s == NULL)
-        return;
-    pg_conv_run_free(&s->forward);
-    pg_conv_run_free(&s->backward);
-    pg_free(s);
-    *state = NULL;
-}
-
 static pg_err bind(const pg_op *op, const pg_op_io *io, void **state, pg_diag *diag) {
     const transpose_op *t = (const transpose_op *)op;
-    transpose_state *s = pg_calloc(1, sizeof *s);
-    *state = s;
-    if (s == NULL)
-        return pg_fail(diag, PG_ENOMEM, "node '%s': out of memory", op->node);
-    pg_err err =
-        pg_conv_run_make(&t->forward, io->src[0], io->dst[0], io->scratch, &s->forward, diag);
-    if (!err && io->d_src && io->d_src[0])
-        err = pg_conv_run_make(&t->backward, io->d_dst[0], io->d_src[0], io->scratch, &s->backward,
-                               diag);
-    if (err) {
-        unbind(op, state);
-        return pg_fail_in(diag, err, "node '%s'", op->node);
-    }
-    return PG_OK;
+    return pg_conv_pair_bind(op, &t->forward, &t->backward, io, state, diag);
 }
 
 static pg_err forward(const pg_op *op, const pg_op_io *io) {
     const transpose_op *t = (const transpose_op *)op;
-    const transpose_state *state = io->state;
+    const pg_conv_pair *state = io->state;
     const pg_conv_geometry *g = &t->geometry;
     pg_err err = pg_conv_run_execute(&t->forward, &state->forward);
     if (!err && t->shift)
@@ -135,7 +107,7 @@ static pg_err forward(const pg_op *op, const pg_op_io *io) {
 
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const transpose_op *t = (const transpose_op *)op;
-    const transpose_state *state = io->state;
+    const pg_conv_pair *state = io->state;
     return io->d_src[0] ? pg_conv_run_execute(&t->backward, &state->backward) : PG_OK;
 }
 
@@ -143,7 +115,7 @@ const pg_op_class pg_conv_transpose_class = {
     .create = create,
     .prepare = prepare,
     .bind = bind,
-    .unbind = unbind,
+    .unbind = pg_conv_pair_unbind,
     .forward = forward,
     .backward = backward,
     .destroy = destroy,
