@@ -139,11 +139,6 @@ pg_bytes pg_evaluate_overlay(const pg_evaluator *e) { return e->overlay; }
 
 /* ---- questions ---- */
 
-static float probability(const pg_pass *pass, int64_t klass) {
-    return pg_head_probability(pass->head, pg_head_scale_of(pass->head, pass->scores),
-                               pass->scores[klass]);
-}
-
 /* The network's answer to e->changed, in the probe. */
 static pg_err ask(pg_evaluator *e, pg_diag *diag) {
     pg_layout_convert(&e->explainer->info->input, PG_PLAIN, e->changed, e->probe.layout,
@@ -167,11 +162,12 @@ static void put_many(pg_evaluator *e, bool last, int64_t count, const float *sou
         put(e, e->rank.order[last ? e->area - 1 - i : i], source);
 }
 
-static void add_morf(const pg_pass *probe, const pg_evaluation *about, int64_t top, double p,
-                     double p_top, bool lerf, double *values) {
+static void add_morf(const pg_pass *probe, const pg_evaluation *about, const pg_top *top, bool lerf,
+                     double *values) {
     int at = lerf ? PG_METRIC_AOPC_LERF : PG_METRIC_AOPC_MORF; /* four in a row, both times */
-    double p_r = (double)probability(probe, about->klass);
-    double p_top_r = (double)probability(probe, top);
+    double p = (double)about->probability, p_top = (double)top->probability;
+    double p_r = (double)pg_pass_probability(probe, about->klass);
+    double p_top_r = (double)pg_pass_probability(probe, top->klass);
     values[at] += (p - p_r) / PG_MORF_STEPS;
     values[at + 1] += log((p_r + ODDS_FLOOR) / (p + ODDS_FLOOR)) / PG_MORF_STEPS;
     values[at + 2] +=
@@ -180,21 +176,21 @@ static void add_morf(const pg_pass *probe, const pg_evaluation *about, int64_t t
 }
 
 /* Removal in steps, hottest first or coldest first. floor(r H W) pixels at share r. */
-static pg_err remove_steps(pg_evaluator *e, bool lerf, int64_t top, double p, double p_top,
-                           pg_evaluation *out, pg_diag *diag) {
+static pg_err remove_steps(pg_evaluator *e, bool lerf, const pg_top *top, pg_evaluation *out,
+                           pg_diag *diag) {
     double *curve = lerf ? out->lerf : out->morf;
     for (int k = 0; k < 4; k++)
         out->values[(lerf ? PG_METRIC_AOPC_LERF : PG_METRIC_AOPC_MORF) + k] = 0;
-    curve[0] = p;
+    curve[0] = (double)out->probability;
     for (int step = 1; step <= PG_CURVE_STEPS; step++) {
         copy(e, e->input, e->changed);
         put_many(e, lerf, e->area * step / PG_CURVE_STEPS, NULL);
         pg_err err = ask(e, diag);
         if (err)
             return err;
-        curve[step] = (double)probability(&e->probe, out->klass);
+        curve[step] = (double)pg_pass_probability(&e->probe, out->klass);
         if (step <= PG_MORF_STEPS)
-            add_morf(&e->probe, out, top, p, p_top, lerf, out->values);
+            add_morf(&e->probe, out, top, lerf, out->values);
     }
     return PG_OK;
 }
@@ -205,14 +201,15 @@ static pg_err insert_steps(pg_evaluator *e, pg_evaluation *out, pg_diag *diag) {
         memcpy(plane, e->input + c * e->area, (size_t)e->area * sizeof *plane);
         pg_map_smooth(&e->blur, plane);
     }
-    for (int step = 0; step <= PG_CURVE_STEPS; step++) {
+    for (int step = 0; step < PG_CURVE_STEPS; step++) {
         copy(e, e->blurred, e->changed);
         put_many(e, false, e->area * step / PG_CURVE_STEPS, e->input);
         pg_err err = ask(e, diag);
         if (err)
             return err;
-        out->insertion[step] = (double)probability(&e->probe, out->klass);
+        out->insertion[step] = (double)pg_pass_probability(&e->probe, out->klass);
     }
+    out->insertion[PG_CURVE_STEPS] = (double)out->probability; /* all of them: the frame */
     return PG_OK;
 }
 
@@ -224,20 +221,12 @@ static double area_under(const double *curve) {
     return sum / PG_CURVE_STEPS;
 }
 
-static pg_err perturb(pg_evaluator *e, pg_evaluation *out, pg_diag *diag) {
+/* `top`: the frame's top class, and its probability. */
+static pg_err perturb(pg_evaluator *e, const pg_top *top, pg_evaluation *out, pg_diag *diag) {
+    pg_err err;
     pg_rank_order(&e->rank, e->map);
-    copy(e, e->input, e->changed);
-    pg_err err = ask(e, diag);
-    if (err)
-        return err;
-    int64_t top = pg_pass_argmax(e->probe.scores, e->probe.classes);
-    double p = (double)probability(&e->probe, out->klass);
-    double p_top = (double)probability(&e->probe, top);
-    out->recognised = top == out->klass;
-    out->probability = (float)p;
-    if ((err = remove_steps(e, false, top, p, p_top, out, diag)) ||
-        (err = remove_steps(e, true, top, p, p_top, out, diag)) ||
-        (err = insert_steps(e, out, diag)))
+    if ((err = remove_steps(e, false, top, out, diag)) ||
+        (err = remove_steps(e, true, top, out, diag)) || (err = insert_steps(e, out, diag)))
         return err;
     out->values[PG_METRIC_DELETION] = area_under(out->morf);
     out->values[PG_METRIC_INSERTION] = area_under(out->insertion);
@@ -356,12 +345,20 @@ static void measure_box(const pg_evaluator *e, const pg_explanation *r, const do
 
 /* ---- one picture ---- */
 
-static void describe(pg_evaluator *e, const pg_explanation *r, pg_evaluation *out) {
-    const float *sorted = pg_map_sort(&e->blur, e->map);
+static void describe(const pg_explanation *r, pg_evaluation *out) {
+    out->klass = r->explained.klass;
+    out->probability = r->explained.probability;
+    out->recognised = r->top[0].klass == out->klass;
+    out->values[PG_METRIC_ENTROPY] = r->quality.entropy;
+    out->values[PG_METRIC_GINI] = r->quality.gini;
+    out->values[PG_METRIC_MILLISECONDS] = (double)r->total_ns * 1e-6;
+}
+
+/* The same of the control's map, which took no time to speak of. */
+static void describe_random(pg_evaluator *e, pg_evaluation *out) {
     out->values[PG_METRIC_ENTROPY] = pg_map_entropy(e->map, e->area);
-    out->values[PG_METRIC_GINI] = pg_map_gini(sorted, e->area);
-    if (!e->control)
-        out->values[PG_METRIC_MILLISECONDS] = (double)r->total_ns * 1e-6;
+    out->values[PG_METRIC_GINI] = pg_map_gini(pg_map_sort(&e->blur, e->map), e->area);
+    out->values[PG_METRIC_MILLISECONDS] = (double)NAN;
 }
 
 pg_err pg_evaluate(pg_evaluator *e, int method, const pg_frame *frame, int64_t label,
@@ -376,19 +373,21 @@ pg_err pg_evaluate(pg_evaluator *e, int method, const pg_frame *frame, int64_t l
     if (err)
         return err;
     e->control = is_control(e->methods[method]);
-    out->klass = r.explained.klass;
+    describe(&r, out);
+    const pg_top top = r.top[0];
     memcpy(e->map, r.map, (size_t)e->area * sizeof *e->map);
     pg_layout layout;
     const float *input = pg_pipeline_input(e->pipeline, &layout);
     pg_layout_convert(&e->explainer->info->input, layout, input, PG_PLAIN, e->input);
     e->overlay = e->control ? (pg_bytes){NULL, 0} : pg_pipeline_overlay_jpeg(e->pipeline);
-    if (e->control)
+    if (e->control) {
         random_map(e, frame->seq);
-    describe(e, &r, out);
+        describe_random(e, out);
+    }
     measure_box(e, &r, box, out);
     if (e->options->sequence)
         compare_previous(e, method, out);
-    if ((err = perturb(e, out, diag)) || e->control)
+    if ((err = perturb(e, &top, out, diag)) || e->control)
         return err;
     if (e->shuffled && (err = compare_shuffled(e, method, out, diag)))
         return err;

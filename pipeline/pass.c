@@ -98,6 +98,11 @@ pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag) {
     return err ? err : read_scores(pass, diag);
 }
 
+float pg_pass_probability(const pg_pass *pass, int64_t klass) {
+    return pg_head_probability(pass->head, pg_head_scale_of(pass->head, pass->scores),
+                               pass->scores[klass]);
+}
+
 static const float *gap_of(void *user, int conv) { return pg_session_gap(user, conv); }
 
 /* The end of both ways backward, `begin` being when they set out. */
@@ -167,6 +172,18 @@ void pg_pass_keep(pg_pass *pass) {
 void pg_pass_restore(pg_pass *pass) {
     memcpy(pass->input, pass->kept_input, (size_t)pass->input_count * sizeof(float));
     memcpy(pass->scores, pass->kept_scores, (size_t)pass->classes * sizeof(float));
+}
+
+void pg_pass_look_through(pg_pass *pass, const float *mask, int64_t stride) {
+    const int64_t *in = pass->head->info->input.dims, planes = in[1];
+    bool plain = pass->layout == PG_PLAIN;
+    int64_t pixel = plain ? 1 : planes, plane = plain ? in[2] * in[3] : 1;
+    for (int64_t y = 0; y < in[2]; y++)
+        for (int64_t x = 0; x < in[3]; x++)
+            for (int64_t c = 0; c < planes; c++) {
+                int64_t at = (y * in[3] + x) * pixel + c * plane;
+                pass->input[at] = pass->kept_input[at] * mask[y * stride + x];
+            }
 }
 
 int pg_pass_fit(const pg_pass *pass, pg_cost step) {

@@ -68,6 +68,9 @@ pg_err pg_pass_forward(pg_pass *pass, pg_diag *diag);
  * learned. */
 pg_err pg_pass_forward_tail(pg_pass *pass, pg_diag *diag);
 
+/* The probability of a class by the last forward. */
+float pg_pass_probability(const pg_pass *pass, int64_t klass);
+
 /* The gradient of the score of pass->klass, with or without ParchGrad; read it from the session. */
 pg_err pg_pass_backward(pg_pass *pass, bool prune, pg_diag *diag);
 
@@ -84,6 +87,10 @@ pg_err pg_pass_reserve(pg_pass *pass, pg_diag *diag);
  * session's activations stay those of the last forward); for the end of run, also after failure. */
 void pg_pass_keep(pg_pass *pass);
 void pg_pass_restore(pg_pass *pass);
+
+/* pass->input becomes the frame's, which has been put aside, times mask [H,W], whose rows lie `stride`
+ * values apart. */
+void pg_pass_look_through(pg_pass *pass, const float *mask, int64_t stride);
 
 /* How many steps of this cost fit before the deadline, by what passes took lately; INT_MAX without
  * a deadline. */

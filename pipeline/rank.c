@@ -24,30 +24,18 @@ void pg_rank_destroy(pg_ranker *rank) {
     *rank = (pg_ranker){0};
 }
 
-/* A merge sort, stable; `room` [count]. */
-static void sort(int32_t *order, int32_t *room, int64_t begin, int64_t end, const float *values) {
-    if (end - begin < 2)
-        return;
-    int64_t middle = begin + (end - begin) / 2, i = begin, j = middle, k = begin;
-    sort(order, room, begin, middle, values);
-    sort(order, room, middle, end, values);
-    while (i < middle && j < end) {
-        float a = values[order[i]], b = values[order[j]];
-        bool second = b > a || (isnan(a) && !isnan(b));
-        room[k++] = second ? order[j++] : order[i++];
-    }
-    while (i < middle)
-        room[k++] = order[i++];
-    while (j < end)
-        room[k++] = order[j++];
-    for (k = begin; k < end; k++)
-        order[k] = room[k];
+static int hotter_first(const void *a, const void *b, void *values) {
+    int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
+    float x = ((const float *)values)[i], y = ((const float *)values)[j];
+    if (isnan(x) || isnan(y) || x == y)
+        return isnan(x) != isnan(y) ? (isnan(x) ? 1 : -1) : (i > j) - (i < j);
+    return x < y ? 1 : -1;
 }
 
 const int32_t *pg_rank_order(pg_ranker *rank, const float *values) {
     for (int64_t i = 0; i < rank->count; i++)
         rank->order[i] = (int32_t)i;
-    sort(rank->order, (int32_t *)(void *)rank->second, 0, rank->count, values);
+    qsort_r(rank->order, (size_t)rank->count, sizeof *rank->order, hotter_first, (void *)values);
     return rank->order;
 }
 
@@ -62,10 +50,9 @@ static void ranks_of(pg_ranker *rank, const float *values, double *out) {
 }
 
 double pg_rank_spearman(pg_ranker *rank, const float *a, const float *b) {
-    ranks_of(rank, b, rank->first); /* sorting uses `second` */
-    double *of_b = rank->first;
-    ranks_of(rank, a, rank->second);
-    double *of_a = rank->second, middle = (double)(rank->count - 1) / 2;
+    double *of_a = rank->first, *of_b = rank->second, middle = (double)(rank->count - 1) / 2;
+    ranks_of(rank, a, of_a);
+    ranks_of(rank, b, of_b);
     double aa = 0, bb = 0, ab = 0;
     for (int64_t i = 0; i < rank->count; i++) {
         double x = of_a[i] - middle, y = of_b[i] - middle;

@@ -26,3 +26,8 @@ const pg_saliency *pg_saliency_find(const char *name) {
             return &methods[i];
     return NULL;
 }
+
+pg_cost pg_saliency_one_pass(const pg_saliency *method, const pg_explainer *explainer) {
+    (void)method, (void)explainer;
+    return (pg_cost){.forwards = 1, .backwards = 1};
+}

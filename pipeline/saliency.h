@@ -64,6 +64,9 @@ struct pg_saliency {
     const char *prose;
 };
 
+/* The price of one pass each way, for a kind's cost. */
+pg_cost pg_saliency_one_pass(const pg_saliency *method, const pg_explainer *explainer);
+
 /* The row of that name, NULL if there is none. */
 const pg_saliency *pg_saliency_find(const char *name);
 

@@ -3,11 +3,6 @@
 
 #include "pipeline/saliency.h"
 
-static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
-    (void)method, (void)explainer;
-    return (pg_cost){.forwards = 1, .backwards = 1};
-}
-
 static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
                   pg_diag *diag) {
     (void)state;
@@ -18,4 +13,4 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return err;
 }
 
-const pg_saliency_kind pg_saliency_gradient = {.cost = cost, .run = run};
+const pg_saliency_kind pg_saliency_gradient = {.cost = pg_saliency_one_pass, .run = run};

@@ -16,11 +16,6 @@ static pg_err check(const pg_saliency *method, const pg_explainer *explainer, pg
                    method->name);
 }
 
-static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
-    (void)method, (void)explainer;
-    return (pg_cost){.forwards = 1, .backwards = 1};
-}
-
 static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
                   pg_diag *diag) {
     (void)method, (void)state;
@@ -31,4 +26,5 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return err;
 }
 
-const pg_saliency_kind pg_saliency_guided = {.check = check, .cost = cost, .run = run};
+const pg_saliency_kind pg_saliency_guided = {
+    .check = check, .cost = pg_saliency_one_pass, .run = run};

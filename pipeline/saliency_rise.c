@@ -7,16 +7,15 @@
  *
  * No gradient is used: a control for those that do. Every mask is as good as any other, so a
  * deadline may end the sampling; std_error is that of the map's mean. */
-#include <math.h>
 #include <string.h>
 
 #include "kernels/mem.h"
 #include "pipeline/explainer.h"
 #include "pipeline/map.h"
-#include "pipeline/saliency.h"
+#include "pipeline/spread.h"
 
 typedef struct rise_state {
-    int64_t planes, height, width;
+    int64_t height, width;
     int64_t cell_h, cell_w; /* pixels */
     int cells;
     float *grid;  /* [cells, cells] 0 or 1 */
@@ -48,7 +47,6 @@ static pg_err open(const pg_saliency *method, const pg_explainer *e, pg_pass *pa
     rise_state *s = *state = err ? NULL : pg_calloc(1, sizeof *s);
     if (s != NULL) {
         int64_t n = s->cells = e->options->rise_cells;
-        s->planes = in[1];
         s->height = in[2];
         s->width = in[3];
         s->cell_h = (s->height + n - 1) / n;
@@ -88,17 +86,6 @@ static const float *make_mask(rise_state *s, const pg_sequence *sequence, double
 
 static int64_t mask_stride(const rise_state *s) { return (s->cells + 1) * s->cell_w; }
 
-static void look_through(const rise_state *s, pg_pass *pass, const float *mask) {
-    bool plain = pass->layout == PG_PLAIN;
-    int64_t pixel = plain ? 1 : s->planes, plane = plain ? s->height * s->width : 1;
-    for (int64_t y = 0; y < s->height; y++)
-        for (int64_t x = 0; x < s->width; x++)
-            for (int64_t c = 0; c < s->planes; c++) {
-                int64_t at = (y * s->width + x) * pixel + c * plane;
-                pass->input[at] = pass->kept_input[at] * mask[y * mask_stride(s) + x];
-            }
-}
-
 /* Adds p times the mask; returns the mean of what was added. */
 static double add(rise_state *s, const float *mask, double p) {
     double total = 0;
@@ -116,24 +103,20 @@ static double add(rise_state *s, const float *mask, double p) {
 static pg_err sample(rise_state *s, pg_pass *pass, pg_attribution *out, pg_diag *diag) {
     const pg_explain_options *o = pass->explain;
     const pg_cost one = {.forwards = 1};
-    double mean = 0, squares = 0; /* of the masks' means (Welford, Technometrics 4, 1962) */
+    pg_spread means = {0}; /* of the masks' own means */
     out->planned = o->rise_masks;
     while (out->samples < out->planned && (out->samples < 2 || pg_pass_fit(pass, one) > 0)) {
         pg_sequence sequence = pg_pass_sequence(pass, o->rise_seed, out->samples);
         const float *mask = make_mask(s, &sequence, o->rise_share);
-        look_through(s, pass, mask);
+        pg_pass_look_through(pass, mask, mask_stride(s));
         pg_err err = pg_pass_forward(pass, diag);
         if (err)
             return err;
-        pg_head_scale scale = pg_head_scale_of(pass->head, pass->scores);
-        double p = (double)pg_head_probability(pass->head, scale, pass->scores[pass->klass]);
-        double value = add(s, mask, p) / o->rise_share, before = value - mean;
-        mean += before / ++out->samples;
-        squares += before * (value - mean);
-        pg_pass_progress(pass, out->samples, out->planned);
+        double p = (double)pg_pass_probability(pass, pass->klass);
+        pg_spread_note(&means, add(s, mask, p) / o->rise_share);
+        pg_pass_progress(pass, ++out->samples, out->planned);
     }
-    if (out->samples > 1)
-        out->std_error = sqrt(squares / (out->samples - 1) / out->samples);
+    out->std_error = pg_spread_error(&means);
     return PG_OK;
 }
 

@@ -39,7 +39,7 @@ typedef struct score_state {
     float *mask;    /* [H,W] */
     double *score;  /* [C]; NaN: not done */
     double *spread; /* [C] standard deviation; negative: done */
-    int64_t height, width, planes;
+    int64_t height, width;
 } score_state;
 
 static pg_cost cost(const pg_saliency *method, const pg_explainer *explainer) {
@@ -68,7 +68,6 @@ static pg_err fill(score_state *s, const pg_saliency *method, const pg_explainer
                    pg_pass *pass, pg_diag *diag) {
     const int64_t *in = explainer->info->input.dims;
     s->variant = &variants[method->variant];
-    s->planes = in[1];
     s->height = in[2];
     s->width = in[3];
     pg_err err = pg_pass_reserve(pass, diag);
@@ -125,24 +124,13 @@ static void make_mask(score_state *s, int64_t c) {
     }
 }
 
-static void apply_mask(const score_state *s, pg_pass *pass) {
-    int64_t area = s->height * s->width;
-    bool plain = pass->layout == PG_PLAIN;
-    int64_t pixel = plain ? 1 : s->planes, plane = plain ? area : 1;
-    for (int64_t p = 0; p < area; p++)
-        for (int64_t c = 0; c < s->planes; c++) {
-            int64_t at = p * pixel + c * plane;
-            pass->input[at] = pass->kept_input[at] * s->mask[p];
-        }
-}
-
 /* Runs the network on what pass->input holds. */
 static pg_err score(const score_state *s, pg_pass *pass, double *out, pg_diag *diag) {
     pg_err err = pg_pass_forward(pass, diag);
-    float value = pass->scores[pass->klass];
-    if (err == PG_OK && s->variant->probability)
-        value = pg_head_probability(pass->head, pg_head_scale_of(pass->head, pass->scores), value);
-    *out = (double)value;
+    *out = (double)NAN;
+    if (!err)
+        *out = (double)(s->variant->probability ? pg_pass_probability(pass, pass->klass)
+                                                : pass->scores[pass->klass]);
     return err;
 }
 
@@ -199,7 +187,7 @@ static pg_err score_all(score_state *s, pg_pass *pass, int most, pg_attribution 
     for (int64_t c; !err && out->samples < out->planned && (c = next_channel(s)) >= 0 &&
                     (out->samples == 0 || pg_pass_fit(pass, one) > 0);) {
         make_mask(s, c);
-        apply_mask(s, pass);
+        pg_pass_look_through(pass, s->mask, s->width);
         err = score(s, pass, &s->score[c], diag);
         s->spread[c] = -1;
         pg_pass_progress(pass, ++out->samples, out->planned);

@@ -12,6 +12,7 @@
 #include "kernels/philox.h"
 #include "kernels/simd.h"
 #include "pipeline/explainer.h"
+#include "pipeline/spread.h"
 
 typedef struct smooth_state {
     pg_shape shape; /* of the input */
@@ -92,20 +93,8 @@ PG_CLONES static double add(pg_smooth_mode mode, int64_t count, const float *g, 
     return total / (double)count;
 }
 
-/* Mean and spread of the copies' means. (Welford, Technometrics 4, 1962) */
-typedef struct spread {
-    int n;
-    double mean, squares;
-} spread;
-
-static void note(spread *s, double value) {
-    double before = value - s->mean;
-    s->mean += before / ++s->n;
-    s->squares += before * (value - s->mean);
-}
-
 static pg_err sample_all(const pg_saliency *method, smooth_state *s, pg_pass *pass, float sigma,
-                         int samples, spread *means, pg_diag *diag) {
+                         int samples, pg_spread *means, pg_diag *diag) {
     const pg_cost one = {.forwards = 1, .backwards = 1};
     pg_err err = PG_OK;
     for (int i = 0; !err && i < samples && (i == 0 || pg_pass_fit(pass, one) > 0); i++) {
@@ -113,7 +102,7 @@ static pg_err sample_all(const pg_saliency *method, smooth_state *s, pg_pass *pa
         if (!err)
             err = pg_pass_backward(pass, method->prunes, diag);
         if (!err)
-            note(means, add(pass->explain->smoothgrad.mode, pass->input_count,
+            pg_spread_note(means, add(pass->explain->smoothgrad.mode, pass->input_count,
                             pg_session_d_input(pass->session), s->sum));
         pg_pass_progress(pass, i + 1, samples);
     }
@@ -129,13 +118,12 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     float range = range_of(pass->kept_input, pass->input_count);
     out->degenerate = !(range > 0); /* no noise either: all copies would be the same */
     out->planned = o->samples;
-    spread means = {0};
+    pg_spread means = {0};
     pg_err err = sample_all(method, s, pass, (float)o->sigma * range,
                             out->degenerate ? 1 : o->samples, &means, diag);
     pg_pass_restore(pass);
     out->samples = means.n;
-    if (means.n > 1)
-        out->std_error = sqrt(means.squares / (means.n - 1) / means.n);
+    out->std_error = pg_spread_error(&means);
     for (int64_t i = 0; !err && i < pass->input_count; i++)
         out->values[i] = (float)(s->sum[i] / means.n);
     return err;
