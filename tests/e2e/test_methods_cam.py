@@ -139,6 +139,10 @@ def finish(cam, late):
     return scale(enlarge(cam if late else scale(cam))).numpy()
 
 
+def chunks(items, size):
+    return (items[i:i + size] for i in range(0, len(items), size))
+
+
 def score_formula(method, net, a, x, target):
     """torch-cam 0.4's ScoreCAM and the authors' program, written from their definitions, in float64."""
     net, a, x = copy.deepcopy(net).double(), torch.from_numpy(a).double(), torch.from_numpy(x).double()
@@ -152,7 +156,7 @@ def score_formula(method, net, a, x, target):
             m = (m - m.min()) / (m.max() - m.min() + 1e-8)
         masks.append(m)
     with torch.no_grad():
-        y = torch.cat([net((x * m)[None]) for m in masks])
+        y = torch.cat([net(x * torch.stack(part)[:, None]) for part in chunks(masks, 64)])
     if method == "scorecam-torchcam":
         w = torch.softmax(y[:, target], 0)
     else:
