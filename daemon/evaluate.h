@@ -27,6 +27,9 @@ typedef struct pg_report {
     char names[PG_EVALUATE_SHOWN][256]; /* of the pictures shown */
 } pg_report;
 
+/* Whether the metric applied to any method (evaluate_print.c). */
+bool pg_report_has(const pg_report *report, pg_metric metric);
+
 void pg_report_print(const pg_report *report);                 /* tables on stdout */
 pg_err pg_report_json(const pg_report *report, pg_diag *diag); /* on stdout */
 /* One file with everything in it: tables, curves, pictures side by side. */

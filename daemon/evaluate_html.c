@@ -44,13 +44,6 @@ static void add_escaped(pg_text *t, const char *string) {
 
 /* ---- the table ---- */
 
-static bool measured(const pg_report *r, int k) {
-    for (int m = 0; m < r->n_methods; m++)
-        if (r->methods[m].intervals[k].count > 0)
-            return true;
-    return false;
-}
-
 static int best_of(const pg_report *r, int k) {
     int best = -1, better = pg_metric_at((pg_metric)k)->better;
     for (int m = 0; m < r->n_methods; m++) {
@@ -74,7 +67,7 @@ static void add_cell(pg_text *t, const pg_interval *i, bool best) {
 static void add_table(pg_text *t, const pg_report *r) {
     pg_text_add(t, "<h2>Methods and metrics</h2><div class=\"scroll\"><table><tr><th>method</th>");
     for (int k = 0; k < PG_METRIC_COUNT; k++)
-        if (measured(r, k)) {
+        if (pg_report_has(r, (pg_metric)k)) {
             const pg_metric_row *row = pg_metric_at((pg_metric)k);
             pg_text_add(t, "<th title=\"%s\">%s%s</th>", row->prose, row->name,
                         row->better > 0   ? " &uarr;"
@@ -87,7 +80,7 @@ static void add_table(pg_text *t, const pg_report *r) {
         add_escaped(t, r->methods[m].name);
         pg_text_add(t, "</td>");
         for (int k = 0; k < PG_METRIC_COUNT; k++)
-            if (measured(r, k))
+            if (pg_report_has(r, (pg_metric)k))
                 add_cell(t, &r->methods[m].intervals[k], best_of(r, k) == m);
         pg_text_add(t, "</tr>");
     }
@@ -97,7 +90,7 @@ static void add_table(pg_text *t, const pg_report *r) {
                 "intervals overlap. <b>" PG_EVALUATE_RANDOM "</b> is what chance reaches.</p>"
                 "<dl>");
     for (int k = 0; k < PG_METRIC_COUNT; k++)
-        if (measured(r, k))
+        if (pg_report_has(r, (pg_metric)k))
             pg_text_add(t, "<dt>%s</dt><dd>%s</dd>", pg_metric_at((pg_metric)k)->name,
                         pg_metric_at((pg_metric)k)->prose);
     pg_text_add(t, "</dl>");

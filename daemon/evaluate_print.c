@@ -9,7 +9,7 @@ static const char *arrow(pg_metric metric) {
     return better > 0 ? "more is better" : better < 0 ? "less is better" : "";
 }
 
-static bool measured(const pg_report *r, pg_metric metric) {
+bool pg_report_has(const pg_report *r, pg_metric metric) {
     for (int m = 0; m < r->n_methods; m++)
         if (r->methods[m].intervals[metric].count > 0)
             return true;
@@ -24,7 +24,7 @@ void pg_report_print(const pg_report *r) {
         printf("%d files could not be used, the first: %s\n", r->broken, r->first_broken);
     for (int k = 0; k < PG_METRIC_COUNT; k++) {
         const pg_metric_row *row = pg_metric_at((pg_metric)k);
-        if (!measured(r, (pg_metric)k))
+        if (!pg_report_has(r, (pg_metric)k))
             continue;
         printf("\n%s: %s%s%s\n", row->name, row->prose, row->better ? "; " : "",
                arrow((pg_metric)k));
@@ -35,7 +35,7 @@ void pg_report_print(const pg_report *r) {
                        i->mean, i->low, i->high, i->count);
         }
     }
-    if (!measured(r, PG_METRIC_POINTING))
+    if (!pg_report_has(r, PG_METRIC_POINTING))
         puts(
             "\ngrid_pointing: not played, for lack of confidently recognised pictures of different "
             "classes");

@@ -17,30 +17,21 @@ bool pg_layers_match(const char *pattern, const pg_conv_info *conv) {
 
 pg_err pg_layers_no_match(const char *key, const char *pattern, const pg_conv_info *convs,
                           int n_convs, const bool *among, pg_diag *diag) {
-    enum { PROPOSALS = 5 };
-    int best[PROPOSALS], score[PROPOSALS], found = 0;
+    pg_nearest nearest = {.count = 0};
     for (int i = 0; i < n_convs; i++) {
         if (among && !among[i])
             continue;
         int d = pg_name_distance(pattern, convs[i].name ? convs[i].name : "");
         int e = pg_name_distance(pattern, convs[i].output ? convs[i].output : "");
-        d = d < e ? d : e;
-        if (found == PROPOSALS && d >= score[PROPOSALS - 1])
-            continue;
-        int at = found < PROPOSALS ? found++ : PROPOSALS - 1;
-        for (; at > 0 && score[at - 1] > d; at--) {
-            score[at] = score[at - 1];
-            best[at] = best[at - 1];
-        }
-        score[at] = d;
-        best[at] = i;
+        pg_nearest_offer(&nearest, d < e ? d : e, &convs[i]);
     }
     pg_fail(diag, PG_ECONFIG, "%s: '%s' matches no convolution%s", key, pattern,
             among ? " that is pruned" : "");
-    for (int k = 0; k < found; k++)
+    for (int k = 0; k < nearest.count; k++) {
+        const pg_conv_info *conv = nearest.items[k];
         pg_diag_append(diag, "%s'%s' (output '%s')", k ? ", " : "; the nearest names are ",
-                       convs[best[k]].name ? convs[best[k]].name : "",
-                       convs[best[k]].output ? convs[best[k]].output : "");
+                       conv->name ? conv->name : "", conv->output ? conv->output : "");
+    }
     return PG_ECONFIG;
 }
 

@@ -13,16 +13,25 @@ static bool spatial(const pg_shape *shape) {
 
 static const char *node_name(const pg_graph *g, int i) { return g->nodes[i].op->node; }
 
+static void offer(pg_nearest *nearest, const char *wanted, const char *name) {
+    for (int i = 0; i < nearest->count; i++) /* a node and its output often have one name */
+        if (strcmp(nearest->items[i], name) == 0)
+            return;
+    if (name[0] != '\0')
+        pg_nearest_offer(nearest, pg_name_distance(wanted, name), name);
+}
+
 static pg_err no_such_layer(const pg_graph *g, const char *name, pg_diag *diag) {
-    pg_nearest nearest;
-    pg_nearest_begin(&nearest, name);
+    pg_nearest nearest = {.count = 0};
     for (int i = 0; i < g->n_nodes; i++)
         if (spatial(&g->nodes[i].op->dst[0].shape)) {
-            pg_nearest_offer(&nearest, node_name(g, i));
-            pg_nearest_offer(&nearest, g->values[g->nodes[i].dst[0]].name);
+            offer(&nearest, name, node_name(g, i));
+            offer(&nearest, name, g->values[g->nodes[i].dst[0]].name);
         }
     pg_fail(diag, PG_ECONFIG, "cam.layer: the network has no layer '%s'", name);
-    pg_nearest_append(&nearest, diag);
+    for (int i = 0; i < nearest.count; i++)
+        pg_diag_append(diag, "%s'%s'", i ? ", " : "; the nearest names are ",
+                       (const char *)nearest.items[i]);
     return PG_ECONFIG;
 }
 
