@@ -18,32 +18,11 @@
 #include "daemon/config_impl.h"
 #include "kernels/mem.h"
 #include "pipeline/file_io.h"
+#include "pipeline/nearest.h"
 
 enum { PG_PATH_MAX = 512 }; /* of a dotted path in messages */
 
 /* ---- unknown keys ---- */
-
-/* Edit distance of two short words, for "did you mean". */
-static int distance(const char *a, const char *b) {
-    enum { LONGEST = 40 };
-    size_t n = strlen(a), m = strlen(b);
-    if (n > LONGEST || m > LONGEST)
-        return LONGEST;
-    int row[LONGEST + 1];
-    for (size_t j = 0; j <= m; j++)
-        row[j] = (int)j;
-    for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t j = 1; j <= m; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            int least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            row[j] = change < least ? change : least;
-        }
-    }
-    return row[m];
-}
 
 /* The component of a row's path that stands where a key under `prefix` would, or NULL. */
 static bool component(const char *row, const char *prefix, char name[PG_PATH_MAX]) {
@@ -58,14 +37,15 @@ static bool component(const char *row, const char *prefix, char name[PG_PATH_MAX
 /* The nearest known key: among the neighbours first, then anywhere by its last component. */
 static void propose(pg_scope scope, const char *prefix, const char *path, const char *word,
                     char out[PG_PATH_MAX]) {
-    int n, best = 1 + (int)strlen(word) / 3;
+    enum { LONGEST = 40 }; /* of a word that may be a slip of the pen */
+    int n, best = strlen(word) > LONGEST ? -1 : 1 + (int)strlen(word) / 3;
     const pg_key *keys = pg_config_keys(&n);
     char name[PG_PATH_MAX];
     out[0] = '\0';
     for (int i = 0; i < n; i++) {
         if (keys[i].scope != scope || !component(keys[i].row.path, prefix, name))
             continue;
-        int d = distance(word, name);
+        int d = pg_name_distance(word, name);
         if (d <= best) {
             best = d - 1;
             snprintf(out, PG_PATH_MAX, "%.200s%.200s", path, name);
