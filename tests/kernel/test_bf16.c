@@ -3,9 +3,8 @@
  * result), a thousand times below one rounding to bfloat16. */
 #include "tests/support/op_check.h"
 
-#include "conv_reference.h"
+#include "conv_node.h"
 #include "kernels/bf16.h"
-#include "kernels/op_conv.h"
 
 static const double SUMS = 3e-6;
 static const float BETA = 1.75f; /* times a bfloat16 it is an exact float */
@@ -62,7 +61,7 @@ typedef struct bench {
     conv_case k;
     int64_t x_n, z_n, w_n, spatial;
     const float *w, *b;
-    float *s, *t, *spread;           /* batch normalisation; NULL: none */
+    float *s, *t;                    /* batch normalisation; NULL: none */
     bool skip;                       /* a second input is added before the activation */
     double *rx, *rw, *rb, *rg, *out; /* reference: inputs, and results as they come */
     uint8_t keep[128];
@@ -79,23 +78,6 @@ static bool weigh(void *user, const pg_group_moments *moments, float *high, floa
     return true;
 }
 
-static double *doubles(bench *b, int64_t n) {
-    return op_check_own(&b->c, pg_calloc((size_t)n, sizeof(double)));
-}
-
-static void normalise(bench *b) {
-    int64_t n = b->k.out_c;
-    b->s = op_check_array(&b->c, n);
-    b->t = op_check_array(&b->c, n);
-    b->spread = op_check_array(&b->c, n);
-    for (int64_t i = 0; i < n; i++) {
-        b->s[i] = (i % 3 ? 1.0f : -1.0f) * (1.0f + 0.7f * op_check_noise(&b->c));
-        b->t[i] = op_check_noise(&b->c);
-        b->spread[i] = 1.0f;
-    }
-    cr_assert(pg_conv_absorb_batch_norm(b->c.op, b->s, b->t, b->spread));
-}
-
 enum { NORM = 1, SKIP = 2 };
 
 static void open(bench *b, const conv_case *k, bool forward, bool backward, pg_act act, int extras,
@@ -108,33 +90,24 @@ static void open(bench *b, const conv_case *k, bool forward, bool backward, pg_a
     b->spatial = conv_out_h(k) * conv_out_w(k);
     b->z_n = k->out_c * b->spatial;
     op_check *c = &b->c;
-    op_check_init(c, "Conv", 17);
-    op_check_attr_int(c, "group", k->groups);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
-    op_check_input(c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    b->w = op_check_const(c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL);
+    b->w = conv_node(c, k);
     b->b = op_check_const(c, SHAPE(k->out_c), NULL);
     op_check_create(c);
     if (extras & NORM)
-        normalise(b);
-    if (b->skip) {
-        cr_assert(pg_conv_absorb_add(c->op));
-        op_check_input(c, c->op->src[1].shape);
-        c->want[1] = true;
-    }
+        conv_normalise(c, k->out_c, &b->s, &b->t);
+    if (b->skip)
+        conv_add_skip(c);
     pg_conv_absorb_activation(c->op, act, -0.5f, 0.75f);
     if (most > 0)
         pg_conv_expect_kept(c->op, most);
     c->op->bf16_forward = forward;
     c->op->bf16_backward = backward;
     op_check_start(c, PG_CHANNELS_LAST);
-    b->rx = doubles(b, b->x_n);
-    b->rw = doubles(b, b->w_n);
-    b->rb = doubles(b, k->out_c);
-    b->rg = doubles(b, b->z_n);
-    b->out = doubles(b, b->x_n > b->z_n ? b->x_n : b->z_n);
+    b->rx = op_check_doubles(&b->c, b->x_n);
+    b->rw = op_check_doubles(&b->c, b->w_n);
+    b->rb = op_check_doubles(&b->c, k->out_c);
+    b->rg = op_check_doubles(&b->c, b->z_n);
+    b->out = op_check_doubles(&b->c, b->x_n > b->z_n ? b->x_n : b->z_n);
 }
 
 /* Weights with the batch normalisation inside, in float, then rounded if `round`. */

@@ -2,8 +2,7 @@
  * channel statistic, and ParchGrad's partition of the gradient. */
 #include "tests/support/op_check.h"
 
-#include "kernels/op_conv.h"
-#include "conv_reference.h"
+#include "conv_node.h"
 
 /* One convolution on the bench, with the same numbers in double. */
 typedef struct fixture {
@@ -12,28 +11,9 @@ typedef struct fixture {
     int64_t x_n, w_n, z_n, spatial;
     double *x, *w, *b;     /* b NULL: none */
     double *z, *g, *d_x;   /* reference results */
-    float *s, *t, *spread; /* batch normalisation, NULL: none */
+    float *s, *t;          /* batch normalisation, NULL: none */
     bool skip;             /* a second input is added */
 } fixture;
-
-static double *doubles(fixture *f, int64_t n) {
-    return op_check_own(&f->c, pg_calloc((size_t)n + 1, sizeof(double)));
-}
-
-static double *widen(fixture *f, const float *v, int64_t n) {
-    double *d = doubles(f, n);
-    for (int64_t i = 0; i < n; i++)
-        d[i] = v[i];
-    return d;
-}
-
-static void set_attributes(op_check *c, const conv_case *k) {
-    op_check_attr_int(c, "group", k->groups);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
-    op_check_attr_ints(c, "kernel_shape", 2, (int64_t[]){k->k_h, k->k_w});
-}
 
 /* Created, not started: the test may absorb things first. */
 static void begin(fixture *f, const conv_case *k, bool bias) {
@@ -43,45 +23,27 @@ static void begin(fixture *f, const conv_case *k, bool bias) {
     f->w_n = k->out_c * k->in_c / k->groups * k->k_h * k->k_w;
     f->spatial = conv_out_h(k) * conv_out_w(k);
     f->z_n = k->out_c * f->spatial;
-    op_check_init(&f->c, "Conv", 17);
-    set_attributes(&f->c, k);
-    op_check_input(&f->c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    f->w =
-        widen(f, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL),
-              f->w_n);
+    f->w = op_check_widen(&f->c, conv_node(&f->c, k), f->w_n);
+    op_check_attr_ints(&f->c, "kernel_shape", 2, (int64_t[]){k->k_h, k->k_w});
     if (bias)
-        f->b = widen(f, op_check_const(&f->c, SHAPE(k->out_c), NULL), k->out_c);
+        f->b = op_check_widen(&f->c, op_check_const(&f->c, SHAPE(k->out_c), NULL), k->out_c);
     op_check_create(&f->c);
 }
 
-/* Batch normalisation with scales of both signs around 1. */
-static void absorb(fixture *f) {
-    int64_t n = f->k.out_c;
-    f->s = op_check_array(&f->c, n);
-    f->t = op_check_array(&f->c, n);
-    f->spread = op_check_array(&f->c, n);
-    for (int64_t i = 0; i < n; i++) {
-        f->s[i] = (i % 3 ? 1.0f : -1.0f) * (1.0f + 0.7f * op_check_noise(&f->c));
-        f->t[i] = op_check_noise(&f->c);
-        f->spread[i] = 1.0f;
-    }
-    cr_assert(pg_conv_absorb_batch_norm(f->c.op, f->s, f->t, f->spread));
-}
+static void absorb(fixture *f) { conv_normalise(&f->c, f->k.out_c, &f->s, &f->t); }
 
 /* A residual addition: the bench's second input. */
 static void absorb_add(fixture *f) {
-    cr_assert(pg_conv_absorb_add(f->c.op));
-    op_check_input(&f->c, f->c.op->src[1].shape);
-    f->c.want[1] = true;
+    conv_add_skip(&f->c);
     f->skip = true;
 }
 
 static void start(fixture *f) {
     op_check_start(&f->c, PG_CHANNELS_LAST);
-    f->x = widen(f, f->c.x[0], f->x_n);
-    f->z = doubles(f, f->z_n);
-    f->g = doubles(f, f->z_n);
-    f->d_x = doubles(f, f->x_n);
+    f->x = op_check_widen(&f->c, f->c.x[0], f->x_n);
+    f->z = op_check_doubles(&f->c, f->z_n);
+    f->g = op_check_doubles(&f->c, f->z_n);
+    f->d_x = op_check_doubles(&f->c, f->x_n);
     conv_forward(&f->k, f->x, f->w, f->b, f->z);
 }
 

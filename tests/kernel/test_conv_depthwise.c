@@ -6,8 +6,7 @@
 
 #include <omp.h>
 
-#include "conv_reference.h"
-#include "kernels/op_conv.h"
+#include "conv_node.h"
 
 /* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
 static const conv_case shapes[] = {
@@ -32,26 +31,13 @@ enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 static const float LO = -0.5f, HI = 0.75f;
 
 static void open(op_check *c, const conv_case *k, bool library_only, const float **w) {
-    op_check_init(c, "Conv", 17);
-    op_check_attr_int(c, "group", k->groups);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
-    op_check_input(c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    *w = op_check_const(c, SHAPE(k->out_c, 1, k->k_h, k->k_w), NULL);
+    *w = conv_node(c, k);
     op_check_create(c);
     pg_conv_absorb_activation(c->op, PG_ACT_CLIP, LO, HI);
     if (library_only)
         pg_conv_library_only(c->op);
     op_check_start(c, PG_CHANNELS_LAST);
     op_check_forward(c);
-}
-
-static double *widen(op_check *c, const float *v, int64_t n) {
-    double *d = op_check_own(c, pg_calloc((size_t)n + 1, sizeof(double)));
-    for (int64_t i = 0; v && i < n; i++)
-        d[i] = v[i];
-    return d;
 }
 
 /* Sums of up to 49 products of float rounding, of the largest; clipping hides how large y was. */
@@ -63,10 +49,10 @@ static void check(const conv_case *k, bool library_only) {
     cr_assert_eq(strncmp(c.op->impl, "own:depthwise", 13) != 0, library_only, "%s", c.op->impl);
     cr_assert_eq(strstr(c.op->impl, "backward own:depthwise") == NULL, library_only || strided);
     int64_t places = conv_out_h(k) * conv_out_w(k), n = k->out_c * places;
-    const double *x = widen(&c, c.x[0], k->in_c * k->in_h * k->in_w);
-    const double *wide = widen(&c, w, k->out_c * k->k_h * k->k_w);
-    double *z = widen(&c, NULL, n), *g = widen(&c, c.d_y[0], n);
-    double *d_x = widen(&c, NULL, k->in_c * k->in_h * k->in_w);
+    const double *x = op_check_widen(&c, c.x[0], k->in_c * k->in_h * k->in_w);
+    const double *wide = op_check_widen(&c, w, k->out_c * k->k_h * k->k_w);
+    double *z = op_check_widen(&c, NULL, n), *g = op_check_widen(&c, c.d_y[0], n);
+    double *d_x = op_check_widen(&c, NULL, k->in_c * k->in_h * k->in_w);
     op_check_backward(&c);
     conv_forward(k, x, wide, NULL, z);
     for (int64_t i = 0; i < n; i++) {

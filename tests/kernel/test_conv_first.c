@@ -6,8 +6,7 @@
 
 #include <omp.h>
 
-#include "conv_reference.h"
-#include "kernels/op_conv.h"
+#include "conv_node.h"
 
 /* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
 static const conv_case shapes[] = {
@@ -28,24 +27,12 @@ static const conv_case shapes[] = {
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
 static void open(op_check *c, const conv_case *k, bool library_only, const float **w) {
-    op_check_init(c, "Conv", 17);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
-    op_check_input(c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    *w = op_check_const(c, SHAPE(k->out_c, k->in_c, k->k_h, k->k_w), NULL);
+    *w = conv_node(c, k);
     op_check_create(c);
     if (library_only)
         pg_conv_library_only(c->op);
     op_check_start(c, PG_CHANNELS_LAST);
     op_check_forward(c);
-}
-
-static double *widen(op_check *c, const float *v, int64_t n) {
-    double *d = op_check_own(c, pg_calloc((size_t)n + 1, sizeof(double)));
-    for (int64_t i = 0; v && i < n; i++)
-        d[i] = v[i];
-    return d;
 }
 
 /* Sums of up to some thousand products of float rounding: 2e-6 of the largest, as in test_conv.c.
@@ -56,9 +43,9 @@ static void check(const conv_case *k, bool library_only) {
     open(&c, k, library_only, &w);
     cr_assert_eq(strstr(c.op->impl, "own:picture") == NULL, library_only, "%s", c.op->impl);
     int64_t places = conv_out_h(k) * conv_out_w(k), taps = k->in_c * k->k_h * k->k_w;
-    double *d_x = widen(&c, NULL, k->in_c * k->in_h * k->in_w);
+    double *d_x = op_check_widen(&c, NULL, k->in_c * k->in_h * k->in_w);
     op_check_backward(&c);
-    conv_backward(k, widen(&c, c.d_y[0], k->out_c * places), widen(&c, w, k->out_c * taps), d_x);
+    conv_backward(k, op_check_widen(&c, c.d_y[0], k->out_c * places), op_check_widen(&c, w, k->out_c * taps), d_x);
     op_check_d_src(&c, 0, d_x, 2e-6);
     op_check_close(&c);
 }

@@ -3,9 +3,8 @@
  * trace on the short way, and NaN (0 * inf) on the long one. */
 #include "tests/support/op_check.h"
 
-#include "conv_reference.h"
+#include "conv_node.h"
 #include "kernels/conv_kept.h"
-#include "kernels/op_conv.h"
 
 /* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right; out_c is a
  * multiple of 16 or not, and at least two blocks of 16 */
@@ -43,10 +42,6 @@ static bool weigh(void *user, const pg_group_moments *moments, float *high, floa
     return !b->refuse;
 }
 
-static double *doubles(bench *b, int64_t n) {
-    return op_check_own(&b->c, pg_calloc((size_t)n, sizeof(double)));
-}
-
 /* `in`, `out`: how the gradient at the output is stored, and may be at the input; NULL: dense. */
 static void open_between(bench *b, const conv_case *k, int64_t most, pg_act act, const pg_live *in,
                          pg_live *out) {
@@ -57,13 +52,7 @@ static void open_between(bench *b, const conv_case *k, int64_t most, pg_act act,
     b->spatial = conv_out_h(k) * conv_out_w(k);
     b->z_n = k->out_c * b->spatial;
     op_check *c = &b->c;
-    op_check_init(c, "Conv", 17);
-    op_check_attr_int(c, "group", k->groups);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
-    op_check_input(c, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    const float *w = op_check_const(c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL);
+    const float *w = conv_node(c, k);
     op_check_create(c);
     pg_conv_absorb_activation(c->op, act, 0, 0);
     if (most > 0)
@@ -71,11 +60,9 @@ static void open_between(bench *b, const conv_case *k, int64_t most, pg_act act,
     c->io.d_dst_live = in;
     c->io.d_src_live = out;
     op_check_start(c, PG_CHANNELS_LAST);
-    b->w = doubles(b, b->w_n);
-    b->g = doubles(b, b->z_n);
-    b->d_x = doubles(b, b->x_n);
-    for (int64_t i = 0; i < b->w_n; i++)
-        b->w[i] = w[i];
+    b->w = op_check_widen(c, w, b->w_n);
+    b->g = op_check_doubles(&b->c, b->z_n);
+    b->d_x = op_check_doubles(&b->c, b->x_n);
     b->prune = (pg_conv_prune){.keep = b->keep, .lasting = true, .weigh = weigh, .user = b};
     c->io.prune = &b->prune;
     op_check_forward(c);
@@ -334,7 +321,7 @@ Test(conv_kept, live_channels_give_what_the_dense_gradient_gives) {
                 pg_live in = {.width = 16};
                 uint8_t mask[CHANNELS_MAX] = {0};
                 open_between(&b, &cases[s], 14, relu ? PG_ACT_RELU : PG_ACT_NONE, &in, NULL);
-                double *dense = doubles(&b, b.z_n), var[2] = {0};
+                double *dense = op_check_doubles(&b.c, b.z_n), var[2] = {0};
                 choose(&b, rows[i].kept, 1);
                 for (int64_t c = 0; c < 13; c++) /* some of them kept, some not */
                     mask[c * 2] = 1;

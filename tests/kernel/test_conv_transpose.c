@@ -3,7 +3,7 @@
  * itself. */
 #include "tests/support/op_check.h"
 
-#include "conv_reference.h"
+#include "conv_node.h"
 
 typedef struct fixture {
     op_check c;
@@ -13,23 +13,13 @@ typedef struct fixture {
     double *d_y, *y, *d_x;
 } fixture;
 
-static double *widen(fixture *f, const float *v, int64_t n) {
-    double *d = op_check_own(&f->c, pg_calloc((size_t)n + 1, sizeof(double)));
-    for (int64_t i = 0; v && i < n; i++)
-        d[i] = (double)v[i];
-    return d;
-}
-
 /* What the stride leaves unread on the way back is what output_padding adds. */
 static int64_t rest(int64_t in, int64_t pads, int64_t k, int64_t dilation, int64_t stride) {
     return (in + pads - (k - 1) * dilation - 1) % stride;
 }
 
 static void set_attributes(op_check *c, const conv_case *k) {
-    op_check_attr_int(c, "group", k->groups);
-    op_check_attr_ints(c, "strides", 2, (int64_t[]){k->stride_h, k->stride_w});
-    op_check_attr_ints(c, "dilations", 2, (int64_t[]){k->dilation_h, k->dilation_w});
-    op_check_attr_ints(c, "pads", 4, (int64_t[]){k->top, k->left, k->bottom, k->right});
+    conv_attributes(c, k);
     op_check_attr_ints(
         c, "output_padding", 2,
         (int64_t[]){rest(k->in_h, k->top + k->bottom, k->k_h, k->dilation_h, k->stride_h),
@@ -45,15 +35,15 @@ static void begin(fixture *f, bool bias) {
     f->y_n = k->in_c * f->spatial;
     op_check_input(&f->c, SHAPE(1, k->out_c, conv_out_h(k), conv_out_w(k)));
     f->w =
-        widen(f, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL),
+        op_check_widen(&f->c, op_check_const(&f->c, SHAPE(k->out_c, k->in_c / k->groups, k->k_h, k->k_w), NULL),
               f->w_n);
-    f->b = bias ? widen(f, op_check_const(&f->c, SHAPE(k->in_c), NULL), k->in_c) : NULL;
+    f->b = bias ? op_check_widen(&f->c, op_check_const(&f->c, SHAPE(k->in_c), NULL), k->in_c) : NULL;
     op_check_open(&f->c, PG_CHANNELS_LAST);
     op_check_shape(&f->c, 0, SHAPE(1, k->in_c, k->in_h, k->in_w));
-    f->x = widen(f, f->c.x[0], f->x_n);
-    f->d_y = widen(f, f->c.d_y[0], f->y_n);
-    f->y = widen(f, NULL, f->y_n);
-    f->d_x = widen(f, NULL, f->x_n);
+    f->x = op_check_widen(&f->c, f->c.x[0], f->x_n);
+    f->d_y = op_check_widen(&f->c, f->c.d_y[0], f->y_n);
+    f->y = op_check_widen(&f->c, NULL, f->y_n);
+    f->d_x = op_check_widen(&f->c, NULL, f->x_n);
 }
 
 static void open_case(fixture *f, const conv_case *k, bool bias) {

@@ -84,6 +84,19 @@ OP_CHECK_API void *op_check_own(op_check *c, void *block) {
     return block;
 }
 
+/* Zeros in double, for references. */
+OP_CHECK_API double *op_check_doubles(op_check *c, int64_t n) {
+    return op_check_own(c, pg_calloc((size_t)n + 1, sizeof(double)));
+}
+
+/* The same numbers in double; v NULL: zeros. */
+OP_CHECK_API double *op_check_widen(op_check *c, const float *v, int64_t n) {
+    double *d = op_check_doubles(c, n);
+    for (int64_t i = 0; v && i < n; i++)
+        d[i] = (double)v[i];
+    return d;
+}
+
 OP_CHECK_API void op_check_fill(op_check *c, float *v, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         v[i] = op_check_noise(c);
