@@ -3,8 +3,10 @@
  * (conv_path.h); the rest is one pass over the output for s and one over the input for R_in. */
 #include "kernels/relevance.h"
 
+#include <math.h>
 #include <string.h>
 
+#include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
 
@@ -108,6 +110,14 @@ static void make_bias(const pg_linear *linear, const pg_relevance_spec *spec, co
     }
 }
 
+/* W' x' + b' is never negative where it is asked for: a ReLU does not change it. */
+static bool is_positive(const pg_relevance_spec *spec, const term_row *row) {
+    bool split = spec->rule == PG_LRP_ZPLUS || spec->rule == PG_LRP_ALPHA_BETA ||
+                 spec->rule == PG_LRP_GAMMA;
+    return split && row->weights.positive > row->weights.negative;
+}
+
+/* With the ReLU of the layer itself, which costs nothing, it is the tuner's same question. */
 static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, const term_row *row,
                         const pg_relevance *of, pg_relevance_term *term, pg_diag *diag) {
     pg_conv_geometry g = linear->geometry;
@@ -127,11 +137,17 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
         if (bias)
             make_bias(linear, spec, row, bias);
         pg_conv_path_spec path = {
-            .geometry = &g, .weights = weights, .bias = bias, .library_only = linear->library_only};
-        err = pg_conv_path_make(&path, &term->forward, diag);
+            .geometry = &g,
+            .weights = weights,
+            .bias = bias,
+            .act = spec->rectified && is_positive(spec, row) ? PG_ACT_RELU : PG_ACT_NONE,
+            .lo = 0,
+            .hi = INFINITY,
+            .library_only = linear->library_only};
+        err = pg_conv_tuner_make(spec->tuner, &path, &term->forward, diag);
         path.backward = true;
         if (!err)
-            err = pg_conv_path_make(&path, &term->backward, diag);
+            err = pg_conv_tuner_make(spec->tuner, &path, &term->backward, diag);
     }
     pg_free(weights);
     pg_free(bias);

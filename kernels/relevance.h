@@ -53,14 +53,17 @@ typedef struct pg_linear {
 } pg_linear;
 void pg_linear_free(pg_linear *linear); /* and zeroes */
 
+struct pg_conv_tuner; /* conv_tune.h */
+
 typedef struct pg_relevance_spec {
     pg_lrp_rule rule;
     float epsilon;           /* Epsilon */
     float gamma;             /* Gamma */
     bool signed_input;       /* x may be negative */
     bool positive_only;      /* Gamma: relevance comes only from outputs above 0 */
-    bool rectified;          /* Gamma: an activation makes 0 of z < 0 in y */
+    bool rectified;          /* an activation makes 0 of z < 0 in y */
     const float *low, *high; /* [in_c], ZBox */
+    struct pg_conv_tuner *tuner; /* chooses how the multiplications are done; NULL: the default */
 } pg_relevance_spec;
 
 enum { PG_RELEVANCE_TERMS = 2 };
