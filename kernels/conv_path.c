@@ -18,7 +18,8 @@
 #include "kernels/mem.h"
 
 static const pg_conv_kernel *const own_kernels[] = {
-    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
+    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward,
+    &pg_conv_sparse_forward, &pg_conv_sparse_backward};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},
@@ -362,6 +363,11 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
         if (own_kernels[i]->takes(spec))
             return own_kernels[i];
     return NULL;
+}
+
+bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec) {
+    const pg_conv_kernel *own = own_kernel(spec);
+    return own == &pg_conv_sparse_forward || own == &pg_conv_sparse_backward;
 }
 
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {

@@ -230,7 +230,8 @@ pg_err pg_conv_tuner_make(pg_conv_tuner *tuner, const pg_conv_path_spec *spec, p
     char key[PG_CONV_KEY_MAX];
     pg_conv_path_spec first = *spec;
     first.way = NULL;
-    if (!tuner || !tuner->active || spec->bf16 || spec->in_bf16 || spec->out_bf16)
+    bool settled = spec->bf16 || spec->in_bf16 || spec->out_bf16 || pg_conv_path_is_sparse(spec);
+    if (!tuner || !tuner->active || settled)
         return pg_conv_path_make(&first, path, diag);
     write_key(spec, key);
     if (try_known(tuner, key, spec, path))

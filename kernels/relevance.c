@@ -117,6 +117,17 @@ static bool is_positive(const pg_relevance_spec *spec, const term_row *row) {
     return split && row->weights.positive > row->weights.negative;
 }
 
+/* Half of x' is 0 where it is x+ and x-, and about that behind a ReLU; and so is s, where relevance
+ * came to a ReLU. Without zeros the kernel for them does 1x1 convolutions as fast as others. */
+static void expect_zeros(const pg_relevance_spec *spec, const pg_relevance *of,
+                         pg_conv_path_spec *path) {
+    const pg_conv_geometry *g = path->geometry;
+    bool rectified = of->input == PG_RELEVANCE_X && !spec->signed_input;
+    path->sparse =
+        (g->k_h == 1 && g->k_w == 1) ||
+        (path->backward ? spec->positive_only : rectified || of->input == PG_RELEVANCE_SPLIT);
+}
+
 /* With the ReLU of the layer itself, which costs nothing, it is the tuner's same question. */
 static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, const term_row *row,
                         const pg_relevance *of, pg_relevance_term *term, pg_diag *diag) {
@@ -144,8 +155,10 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
                                   .lo = 0,
                                   .hi = INFINITY,
                                   .library_only = linear->library_only};
+        expect_zeros(spec, of, &path);
         err = pg_conv_tuner_make(spec->tuner, &path, &term->forward, diag);
         path.backward = true;
+        expect_zeros(spec, of, &path);
         if (!err)
             err = pg_conv_tuner_make(spec->tuner, &path, &term->backward, diag);
     }

@@ -326,7 +326,8 @@ Test(relevance, share) {
     pg_free(r), pg_free(z), pg_free(s), pg_free(x);
 }
 
-/* An addition's parts, one of them in the place of r, one that nobody asks for; a tail behind whole pieces. */
+/* An addition's parts, one of them in the place of r, one that nobody asks for; a tail behind whole
+ * pieces. */
 Test(relevance, divide) {
     enum { N = 3 * 16384 + 515 };
     float *r = floats(N), *z = floats(N), *a = floats(N), *b = floats(N), *r_a = floats(N);
