@@ -366,7 +366,9 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
 }
 
 bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec) {
-    const pg_conv_kernel *own = own_kernel(spec);
+    pg_conv_path_spec first = *spec;
+    first.way = pg_conv_ways;
+    const pg_conv_kernel *own = own_kernel(&first);
     return own == &pg_conv_sparse_forward || own == &pg_conv_sparse_backward;
 }
 

@@ -118,7 +118,8 @@ static bool is_positive(const pg_relevance_spec *spec, const term_row *row) {
 }
 
 /* Half of x' is 0 where it is x+ and x-, and about that behind a ReLU; and so is s, where relevance
- * came to a ReLU. Without zeros the kernel for them does 1x1 convolutions as fast as others. */
+ * came to a ReLU. How many there are in a sum of two branches nobody knows; with few of them 1x1
+ * convolutions lose little. */
 static void expect_zeros(const pg_relevance_spec *spec, const pg_relevance *of,
                          pg_conv_path_spec *path) {
     const pg_conv_geometry *g = path->geometry;

@@ -1,7 +1,7 @@
 /* Convolutions of inputs with many zeros against plain double loops, both ways: blocks of input
- * channels that are full and that are not, wide and narrow panels, taps beyond the map, strides,
- * dilation, more lines than share a block of weights, inputs without a zero and without anything
- * else, and any number of threads with the same bits. */
+ * channels that are full and that are not, taps beyond the map, strides, dilation, more lines than
+ * share a block of weights, inputs without a zero and without anything else, and any number of
+ * threads with the same bits. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <omp.h>
@@ -12,15 +12,16 @@
 #include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 
-/* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right; channels that
- * both directions take */
+/* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right; channels that it
+ * takes, of the first shape forward only */
 static const conv_case shapes[] = {
-    {64, 7, 7, 128, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},    /* backward: a narrow panel */
+    {144, 6, 5, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the last block is of 16 channels */
+    {128, 7, 7, 128, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
     {128, 20, 21, 256, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0}, /* lines in two parts, the second short */
-    {192, 5, 6, 320, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
-    {128, 9, 10, 128, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0}, /* a rest unread */
-    {128, 4, 300, 64, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0}, /* a line of more than a share */
-    {128, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},   /* positions that see nothing */
+    {384, 5, 6, 640, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
+    {128, 9, 10, 128, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},  /* a rest unread */
+    {128, 4, 300, 128, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0}, /* a line of more than a share */
+    {128, 3, 3, 128, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},   /* positions that see nothing */
     {128, 7, 6, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     {256, 8, 9, 128, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1},
     {128, 9, 9, 128, 3, 3, 1, 2, 2, 1, 1, 0, 0, 1, 1},
@@ -82,7 +83,8 @@ static float *compute(const pg_conv_path_spec *spec, const float *in, int64_t co
     cr_assert_eq(pg_conv_path_make(spec, &path, NULL), PG_OK);
     bool own = strcmp(path.impl, "own:sparse") == 0;
     cr_assert_eq(own, pg_conv_path_is_sparse(spec));
-    cr_assert_eq(own, (bool)__builtin_cpu_supports("avx512f"), "%s", path.impl);
+    if (!spec->backward || spec->geometry->in_c % 128 == 0)
+        cr_assert_eq(own, (bool)__builtin_cpu_supports("avx512f"), "%s", path.impl);
     void *scratch = pg_malloc(path.scratch_bytes + 1);
     cr_assert_eq(pg_conv_run_make(&path, in, out, scratch, &run, NULL), PG_OK);
     cr_assert_eq(pg_conv_run_execute(&path, &run), PG_OK);
@@ -139,10 +141,10 @@ Test(conv_sparse, matches_plain_loops) {
 }
 
 Test(conv_sparse, a_nan_is_no_zero) {
-    pg_conv_geometry g = geometry_of(&shapes[0]);
+    pg_conv_geometry g = geometry_of(&shapes[1]);
     double *x, *w;
-    float *xf = values(64, 49, 4, &x), *wf = values(64 * 128, 1, 0, &w);
-    xf[10 * 64 + 3] = NAN;
+    float *xf = values(128, 49, 4, &x), *wf = values(128 * 128, 1, 0, &w);
+    xf[10 * 128 + 3] = NAN;
     pg_conv_path_spec spec = {.geometry = &g, .weights = wf, .sparse = true};
     float *y = compute(&spec, xf, 128 * 49);
     for (int64_t i = 0; i < 128 * 49; i++)
@@ -170,7 +172,7 @@ Test(conv_sparse, threads_do_not_show) {
 
 /* What it does not take goes to the library, and nothing is measured where it does. */
 Test(conv_sparse, takes_what_suits_it) {
-    const conv_case *k = &shapes[6];
+    const conv_case *k = &shapes[7];
     pg_conv_geometry g = geometry_of(k);
     pg_conv_path_spec spec = {.geometry = &g, .sparse = true};
     bool here = __builtin_cpu_supports("avx512f");
@@ -187,7 +189,7 @@ Test(conv_sparse, takes_what_suits_it) {
     pg_conv_geometry narrow = g;
     narrow.out_c = 64;
     other = spec, other.geometry = &narrow;
-    cr_assert_not(pg_conv_path_is_sparse(&other), "3x3 with a narrow panel");
+    cr_assert_not(pg_conv_path_is_sparse(&other), "half a panel");
     narrow = g, narrow.in_c = 24;
     cr_assert_not(pg_conv_path_is_sparse(&other), "channels that are no whole vectors");
 
