@@ -33,7 +33,8 @@ static const pg_cli_option options[] = {
     {"--limit", "N", NULL, "pictures, spread evenly over the list [all]"},
     {"--grid", "N", NULL, "mosaics of N by N pictures for the pointing game, 0: none [2]"},
     {"--mosaics", "N", NULL, "how many [10]"},
-    {"--sequence", NULL, NULL, "the pictures are frames of a video in the order of their names, as a recording's are"},
+    {"--sequence", NULL, NULL,
+     "the pictures are frames of a video in the order of their names, as a recording's are"},
     {"--no-randomised", NULL, NULL, "leave out the network with shuffled layers (a second copy)"},
     {"--html", "FILE", NULL, "a report with curves and pictures, in one file"},
     {0},
@@ -122,11 +123,11 @@ static pg_err read_options(job *j, pg_diag *diag) {
         return err;
     j->explain = j->config->explain;
     j->explain.method = j->methods[0];
-    j->options = (pg_evaluate_options){
-        .explain = &j->explain,
-        .sequence =
-            pg_pictures_are_frames(j->pictures) || pg_cli_value(j->cli, "--sequence") != NULL,
-        .randomise = pg_cli_value(j->cli, "--no-randomised") == NULL};
+    j->options =
+        (pg_evaluate_options){.explain = &j->explain,
+                              .sequence = pg_pictures_are_frames(j->pictures) ||
+                                          pg_cli_value(j->cli, "--sequence") != NULL,
+                              .randomise = pg_cli_value(j->cli, "--no-randomised") == NULL};
     return PG_OK;
 }
 
@@ -217,7 +218,8 @@ static pg_err run_methods(job *j, const pg_picture *p, pg_diag *diag) {
 static pg_err take_picture(job *j, size_t index, pg_diag *diag) {
     pg_picture p;
     pg_diag why = {""};
-    pg_err err = pg_pictures_read(j->pictures, index, pg_evaluator_explainer(j->evaluator), &p, &why);
+    pg_err err =
+        pg_pictures_read(j->pictures, index, pg_evaluator_explainer(j->evaluator), &p, &why);
     bool usage = err == PG_ECONFIG;
     if (!err) {
         if (!pg_pictures_are_frames(j->pictures))
@@ -348,12 +350,13 @@ const pg_command pg_command_evaluate = {
     .configured = true,
     .json = true,
     .brief = "Measure which method explains this network best.",
-    .prose = "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), "
-             "in one\n"
-             "folder per class, or in any and then the network's own top class is explained. FILE is a\n"
-             "recording that `parchgrad record` made: its frames in order, each compared with the one\n"
-             "before it; a frame's own label and roi count, its target and method do not. A random map\n"
-             "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
+    .prose =
+        "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), "
+        "in one\n"
+        "folder per class, or in any and then the network's own top class is explained. FILE is a\n"
+        "recording that `parchgrad record` made: its frames in order, each compared with the one\n"
+        "before it; a frame's own label and roi count, its target and method do not. A random map\n"
+        "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
     .options = options,
     .run = run,
 };
