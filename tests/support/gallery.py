@@ -20,9 +20,9 @@ import models
 import photos
 from daemon import Daemon
 
-SIZE, CELL, LINE, MARGIN = 224, 168, 15, 150  # of the network; of the sheet, in pixels
+SIZE, CELL, LINE, MARGIN = 224, 168, 15, 170  # of the network; of the sheet, in pixels
 PHOTOS = {"chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg", "motorcycle": "motorcycle_left.png"}
-FRAMES = (10, 50, 90, 130, 170, 210)
+FRAMES = (36, 70, 90, 125, 165, 215)
 LABELS = cli.ROOT / "clients/demo/imagenet_classes.txt"
 SETTINGS = {"model.input.mean": "0.5", "model.input.std": "0.5", "model.labels": str(LABELS),
             "parchgrad.select": "instance", "explain.smooth": "2", "crp.layer": "_conv_head",
