@@ -1,6 +1,7 @@
 """Every method through the real daemon on a real clip with real weights: chosen by stream, by frame, and by frame while
 the clip plays at its own speed. The same frame by `parchgradd explain` is the same map: to the bit, as far as the wire's
 256 steps can tell. Few samples and coarse grids: what is tested is the way, other tests have the numbers."""
+import io
 import json
 import time
 
@@ -46,7 +47,7 @@ class Case:
         """Map and result of the command line."""
         if (frame, method) not in self.maps:
             out = cli.run("explain", "--model", self.model, "--method", method, "--json", "--save-map",
-                          self.folder / "m.npy", *cli.settings(self.settings), "--set", "engine.tune=off", "--set",
+                          self.folder / "m.npy", "--save-overlay", self.folder / f"{frame}-{method}.png", *cli.settings(self.settings), "--set", "engine.tune=off", "--set",
                           "model.threads=1", self.folder / f"{frame}.png")
             self.maps[frame, method] = np.load(self.folder / "m.npy").astype(float), json.loads(out.stdout)
         return self.maps[frame, method]
@@ -58,7 +59,7 @@ class Case:
             for name in path:
                 place = place.setdefault(name, {})
             place[last] = value
-        return Daemon(self.model, folder, streams=streams, publish={"hwm": 1000}, **sections)
+        return Daemon(self.model, folder, streams=streams, publish={"hwm": 1000, "overlay": True}, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,15 @@ def assert_same_map(h, stored, theirs):
     assert h["explained"]["class"] == info["explained"]["class"]
     assert h["map"]["scale"] == pytest.approx(m.max() / 255, rel=1e-6)
     assert np.abs(m / h["map"]["scale"] - stored.reshape(m.shape)).max() <= .5 + 1e-4
+
+
+def assert_same_overlay(case, method, jpeg):
+    """The command line's picture, encoded as the daemon does it: quality 85, colours at half the resolution. Two
+    encoders differ by up to 2 in a gradient's speckle; heat of another scale would differ by tens."""
+    again = io.BytesIO()
+    Image.open(case.folder / f"0-{method}.png").convert("RGB").save(again, "JPEG", quality=85, subsampling="4:2:0")
+    live, saved = (np.asarray(Image.open(io.BytesIO(j)).convert("RGB")).astype(float) for j in (jpeg, again.getvalue()))
+    assert np.abs(live - saved).mean() < 4, np.abs(live - saved).mean()
 
 
 def settle(d, published):
@@ -140,12 +150,15 @@ def test_chosen_by_frame(case, tmp_path):
         d.push("other", case.frames[1])
         m = settle(d, len(METHODS) + 1)
         time.sleep(.2)
-        got = [parts_of(message) for message in results.stop()]
+        messages = results.stop()
+        got = [parts_of(message) for message in messages]
         named = [(h, stored) for stream, h, stored in got if stream == "input"]
         assert [h["method"] for h, _ in named] == METHODS, "in the order of their frames"
         for (h, stored), method in zip(named, METHODS):
             assert_means_something(h, stored)
             assert_same_map(h, stored, case.explain(0, method))
+        for message, method in zip((m for m in messages if m[0] == b"input"), METHODS):
+            assert_same_overlay(case, method, message[3])
         assert [h["method"] for stream, h, _ in got if stream == "other"] == ["gradient"], "the stream's own again"
         assert m.drops("other") == {"bad_method": len(METHODS)} and m.drops("input") == {}
         reply = d.connect(zmq.REQ, "rpc", RCVTIMEO=10000)
