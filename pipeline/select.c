@@ -1,8 +1,5 @@
 #include "pipeline/select.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "kernels/mem.h"
 
 enum { CLASS_CACHE = 32 }; /* classes whose masks one worker remembers */
