@@ -136,6 +136,20 @@ def test_grid(tmp_path):
         assert all(0 <= v <= 1 for v in report["methods"][method]["grid_pointing"]["values"][:report["mosaics"]])
 
 
+def test_sampling_is_not_taken_for_a_change(tmp_path):
+    """A method that samples draws the same for a picture and its disturbed copies, whatever the picture's number: the
+    difference of two draws of two samples would be as large as the maps."""
+    path = models.export("tiny_resnet", 32, CLASSES, bn="keep")
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", models.test_picture(32))
+    options = ["--set", "smoothgrad.samples=2", "--set", "smoothgrad.mode=signed", "--set", "rise.masks=4"]
+    out = cli.run("evaluate", "--model", path, "--data", tmp_path, "--methods", "smoothgrad,rise", "--json",
+                  "--no-randomised", *options)
+    for method in ("smoothgrad", "rise"):
+        noise = json.loads(out.stdout)["methods"][method]["noise"]["values"]
+        assert noise[1] < 2 * noise[0], (method, noise)
+
+
 # ---- recordings ----
 
 
