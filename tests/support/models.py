@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -75,7 +76,12 @@ test_picture.__test__ = False  # not a test, whatever pytest thinks of the name
 def _replace(path, write):
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     write(part)
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError:  # a folder that another process made meanwhile
+        if not path.is_dir():
+            raise
+        shutil.rmtree(part)
 
 
 # ---- export ----
