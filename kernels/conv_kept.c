@@ -68,12 +68,27 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
     return kept->rows != NULL;
 }
 
+/* Rows can be taken from what the full path has packed, and fill what this one wants wholly. */
+static bool share(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
+                  pg_conv_kept *kept) {
+    pg_conv_geometry g = *full->geometry;
+    if (!path || !path->weights || !pg_conv_lines_make(path, &g, &kept->from))
+        return false;
+    g.out_c = capacity;
+    bool lines = pg_conv_lines_make(&kept->path, &g, &kept->to);
+    size_t count = (size_t)(capacity * kept->to.n_in * kept->to.n_taps);
+    if (lines && kept->from.n_in >= kept->to.n_in &&
+        count * PG_CONV_LINE * sizeof(float) == kept->path.packed_bytes)
+        kept->packed = path->weights;
+    return kept->packed != NULL;
+}
+
 static void plan(pg_conv_kept *kept) {
     size_t capacity = (size_t)kept->capacity;
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
-    kept->staging = take(end, capacity * (size_t)kept->row * element(kept));
+    kept->staging = take(end, kept->rows ? capacity * (size_t)kept->row * element(kept) : 0);
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
@@ -89,8 +104,8 @@ static pg_err make_path(const pg_conv_path_spec *full, int64_t capacity, pg_conv
     return pg_conv_path_make(&spec, &kept->path, diag);
 }
 
-pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
-                         pg_diag *diag) {
+pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t most,
+                         pg_conv_kept *out, pg_diag *diag) {
     const pg_conv_geometry *g = full->geometry;
     *out =
         (pg_conv_kept){.channels = g->out_c,
@@ -103,7 +118,8 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
         return PG_OK;
     pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
     bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
-    if (!err && !slow && !copy_rows(out, full->weights))
+    if (!err && !slow && !share(full, path, blocks(most) * BLOCK, out) &&
+        !copy_rows(out, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     if (err || slow) {
         pg_conv_kept_free(out);
@@ -122,6 +138,8 @@ void pg_conv_kept_remember(pg_conv_kept *kept, int masks) {
 
 void pg_conv_kept_free(pg_conv_kept *kept) {
     pg_conv_path_free(&kept->path);
+    pg_conv_lines_free(&kept->from);
+    pg_conv_lines_free(&kept->to);
     pg_free(kept->rows);
     memset(kept, 0, sizeof *kept);
 }
@@ -225,18 +243,27 @@ float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state 
     return place(s, kept->gradient);
 }
 
-static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
+/* By way of plain rows, which the library packs. */
+static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *e) {
     char *staging = s->scratch + kept->staging;
     const char *rows = kept->rows;
     size_t bytes = (size_t)kept->row * element(kept);
-    e->filled = false; /* until it is whole */
 #pragma omp parallel for schedule(static) if (kept->capacity * kept->row > PARALLEL_ROWS)
     for (int64_t k = 0; k < kept->capacity; k++)
         if (k < s->count)
             memcpy(staging + (size_t)k * bytes, rows + (size_t)s->channel[k] * bytes, bytes);
         else
             memset(staging + (size_t)k * bytes, 0, bytes);
-    pg_err err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+    return pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+}
+
+static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
+    pg_err err = PG_OK;
+    e->filled = false; /* until it is whole */
+    if (kept->rows)
+        err = pack_rows(kept, s, e);
+    else
+        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);

@@ -2,6 +2,7 @@
  * free without asking the C library. */
 #include "kernels/mem.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,8 @@ void pg_free(void *block) {
         budget.left += *header;
     free(header);
 }
+
+void pg_mem_trim(void) { (void)malloc_trim(0); }
 
 pg_mem_stats pg_mem_get_stats(void) {
     return (pg_mem_stats){.allocations = atomic_load(&allocations),
