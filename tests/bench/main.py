@@ -1,5 +1,6 @@
 """The bench command; see `run`. Parts: P1 gradient, P2 ParchGrad, P3 forward, P4 latency, P5 memory, P6 start, P7 sharing,
-methods (LRP, CRP, CAMs and means of gradients beside the libraries that have them), tricks (every switch of the engine turned), report (nothing is measured, the report is written again)."""
+methods (LRP, CRP, CAMs and means of gradients beside the libraries that have them), tricks (every switch of the
+engine turned), report (nothing is measured, the report is written again)."""
 import argparse
 import ctypes
 import json
