@@ -30,7 +30,7 @@ extern const pg_conv_kernel pg_conv_first_backward;
 /* Depthwise convolutions, 3, 5 or 7 wide; forward with bias and activation. */
 extern const pg_conv_kernel pg_conv_depthwise_forward, pg_conv_depthwise_backward;
 
-/* Convolutions of inputs that are 0 in many places (the spec says so). */
+/* Dense convolutions of inputs that are 0 in many places (the spec says so). */
 extern const pg_conv_kernel pg_conv_sparse_forward, pg_conv_sparse_backward;
 
 #endif

@@ -61,6 +61,8 @@ static void write_key(const pg_conv_path_spec *spec, char key[PG_CONV_KEY_MAX]) 
     int used = snprintf(key, PG_CONV_KEY_MAX, "%s", spec->backward ? "backward" : "forward");
     for (size_t i = 0; i < sizeof n / sizeof n[0] && used < PG_CONV_KEY_MAX; i++)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " %lld", (long long)n[i]);
+    if (pg_conv_path_is_sparse(spec) && used < PG_CONV_KEY_MAX)
+        used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " sparse");
     if (spec->library_only && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " library");
     if (!spec->backward && used < PG_CONV_KEY_MAX)
@@ -151,6 +153,9 @@ static bool open_bench(const pg_conv_path_spec *spec, bench *b) {
                  .in = zeros(spec->backward ? dst : src),
                  .out = zeros(spec->backward ? src : dst),
                  .skip = spec->add ? zeros(dst) : NULL};
+    int64_t count = spec->backward ? dst : src;
+    for (int64_t i = 0; spec->sparse && b->in && i < count; i++) /* half of them, without a pattern */
+        b->in[i] = (float)((uint32_t)i * 2654435761u >> 31);
     if (b->in && b->out && (b->skip || !spec->add))
         return true;
     close_bench(b);
@@ -245,8 +250,7 @@ pg_err pg_conv_tuner_make(pg_conv_tuner *tuner, const pg_conv_path_spec *spec, p
     char key[PG_CONV_KEY_MAX];
     pg_conv_path_spec first = *spec;
     first.way = NULL;
-    bool settled = spec->bf16 || spec->in_bf16 || spec->out_bf16 || pg_conv_path_is_sparse(spec);
-    if (!tuner || !tuner->active || settled)
+    if (!tuner || !tuner->active || spec->bf16 || spec->in_bf16 || spec->out_bf16)
         return pg_conv_path_make(&first, path, diag);
     write_key(spec, key);
     if (try_known(tuner, key, spec, path))

@@ -25,8 +25,7 @@ typedef struct pg_conv_tuner {
 } pg_conv_tuner;
 
 /* As pg_conv_path_make, the way being the tuner's choice (spec->way is ignored). A way that turns
- * out not to be possible gives way to the default. tuner NULL, bfloat16, or an input with many zeros
- * (a bench has no others): the default. */
+ * out not to be possible gives way to the default. tuner NULL, or bfloat16: the default. */
 pg_err pg_conv_tuner_make(pg_conv_tuner *tuner, const struct pg_conv_path_spec *spec,
                           struct pg_conv_path *path, pg_diag *diag);
 
