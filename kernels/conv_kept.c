@@ -15,12 +15,14 @@
 #include <string.h>
 
 #include "kernels/channel_bf16.h"
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
 enum {
     BLOCK = 16,       /* channels the library works on at a time */
     PACK_FLOPS = 200, /* what convolution computes while one weight is packed: 70 to 240 measured
-                         on layers of ResNet-50 and VGG16, one thread and two */
+                         on layers of ResNet-50 and VGG16, one thread and two; */
+    OWN_PACK_FLOPS = 120, /* by a kernel of our own: 80 to 140 on ResNet-50's last */
     PARALLEL_ROWS = 16384 /* weights that are copied in the time a second thread takes to start */
 };
 
@@ -57,11 +59,18 @@ static size_t element(const pg_conv_kept *kept) {
     return kept->bf16 ? sizeof(pg_bf16) : sizeof(float);
 }
 
-static bool copy_rows(pg_conv_kept *kept, const float *weights) {
+/* The kernel that packs rows itself, out of `rows` in an order of its own. */
+static const pg_conv_kernel *packer(const pg_conv_kept *kept) {
+    return kept->path.own && kept->path.own->pack_some ? kept->path.own : NULL;
+}
+
+static bool copy_rows(pg_conv_kept *kept, const pg_conv_geometry *g, const float *weights) {
     int64_t count = kept->channels * kept->row;
     kept->weight_bytes = (size_t)count * element(kept);
     kept->rows = pg_malloc(kept->weight_bytes);
-    if (kept->rows && kept->bf16)
+    if (kept->rows && packer(kept))
+        packer(kept)->sort(g, weights, kept->rows);
+    else if (kept->rows && kept->bf16)
         pg_bf16_round_all(count, weights, kept->rows);
     else if (kept->rows)
         memcpy(kept->rows, weights, kept->weight_bytes);
@@ -73,7 +82,7 @@ static void plan(pg_conv_kept *kept) {
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
-    kept->staging = take(end, capacity * (size_t)kept->row * element(kept));
+    kept->staging = take(end, packer(kept) ? 0 : capacity * (size_t)kept->row * element(kept));
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
@@ -103,7 +112,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
         return PG_OK;
     pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
     bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
-    if (!err && !slow && !copy_rows(out, full->weights))
+    if (!err && !slow && !copy_rows(out, g, full->weights))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     if (err || slow) {
         pg_conv_kept_free(out);
@@ -198,7 +207,8 @@ bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, co
     if (lasting || find(kept, s, keep) >= 0)
         return true;
     int64_t dropped = blocks(kept->channels) - kept->capacity / BLOCK;
-    return 2 * kept->positions * dropped > PACK_FLOPS * (kept->capacity / BLOCK);
+    int64_t cost = packer(kept) ? OWN_PACK_FLOPS : PACK_FLOPS;
+    return 2 * kept->positions * dropped > cost * (kept->capacity / BLOCK);
 }
 
 /* ---- execute ---- */
@@ -225,18 +235,28 @@ float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state 
     return place(s, kept->gradient);
 }
 
-static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
+/* In the library's layout, by way of the rows side by side. */
+static pg_err pack_by_reorder(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *e) {
     char *staging = s->scratch + kept->staging;
     const char *rows = kept->rows;
     size_t bytes = (size_t)kept->row * element(kept);
-    e->filled = false; /* until it is whole */
 #pragma omp parallel for schedule(static) if (kept->capacity * kept->row > PARALLEL_ROWS)
     for (int64_t k = 0; k < kept->capacity; k++)
         if (k < s->count)
             memcpy(staging + (size_t)k * bytes, rows + (size_t)s->channel[k] * bytes, bytes);
         else
             memset(staging + (size_t)k * bytes, 0, bytes);
-    pg_err err = pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+    return pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
+}
+
+static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
+    const pg_conv_kernel *own = packer(kept);
+    pg_err err = PG_OK;
+    e->filled = false; /* until it is whole */
+    if (own)
+        own->pack_some(&kept->path.geometry, kept->rows, s->channel, s->count, e->weights);
+    else
+        err = pack_by_reorder(kept, s, e);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);

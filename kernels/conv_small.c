@@ -27,13 +27,14 @@
 
 enum {
     LANES = 16,
-    VECTORS = 4,         /* of a tile */
-    POSITIONS = 8,       /* in a group; 6 of 4 vectors */
-    BLOCK_FLOATS = 8192, /* most of a first-level cache */
-    FETCH = 16,          /* channels between two turns of fetching */
-    MAP = 1024,          /* positions, at most */
-    LITTLE_MAP = 64,     /* where it is the first choice, */
-    LITTLE_DEPTH = 64    /* from so many channels on */
+    VECTORS = 4,             /* of a tile */
+    POSITIONS = 8,           /* in a group; 6 of 4 vectors */
+    BLOCK_FLOATS = 8192,     /* most of a first-level cache */
+    FETCH = 16,              /* channels between two turns of fetching */
+    MAP = 1024,              /* positions, at most */
+    LITTLE_MAP = 64,         /* where it is the first choice, */
+    LITTLE_DEPTH = 64,       /* from so many channels on */
+    PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
 };
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
@@ -131,7 +132,9 @@ INLINE void add_group(const group *g, int positions, int vectors) {
     GROUP(3, vectors) GROUP(4, vectors) GROUP(5, vectors) GROUP(6, vectors)
 GROUPS(1)
 GROUP(7, 1)
-GROUP(8, 1) GROUPS(2) GROUP(7, 2) GROUP(8, 2) GROUPS(3) GROUP(7, 3) GROUP(8, 3) GROUPS(4)
+GROUP(8, 1)
+GROUPS(2)
+GROUP(7, 2) GROUP(8, 2) GROUPS(3) GROUP(7, 3) GROUP(8, 3) GROUPS(4)
 
 #define NAMES(vectors)                                                                             \
     add_1_##vectors, add_2_##vectors, add_3_##vectors, add_4_##vectors, add_5_##vectors,           \
@@ -339,6 +342,32 @@ static void pack(const pg_conv_geometry *g, bool backward, const float *plain, f
     }
 }
 
+/* [out_c, taps, in_c]: what stays together when it is packed. */
+static void sort(const pg_conv_geometry *g, const float *plain, float *sorted) {
+    int64_t taps = g->k_h * g->k_w;
+    for (int64_t o = 0; o < g->out_c; o++, plain += g->in_c * taps)
+        for (int64_t t = 0; t < taps; t++)
+            for (int64_t i = 0; i < g->in_c; i++)
+                *sorted++ = plain[i * taps + t];
+}
+
+static void pack_some(const pg_conv_geometry *g, const float *sorted, const int32_t *channel,
+                      int64_t count, float *packed) {
+    const kernel k = describe(g, true);
+#pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
+    for (int64_t o = 0; o < k.in_c; o++)
+        for (int64_t t = 0; t < k.taps; t++)
+            for (int64_t tile = 0; tile < k.tiles; tile++) {
+                int64_t c = tile_begin(&k, tile), vectors = tile_vectors(&k, tile);
+                float *to = packed + ((c * k.taps + t * vectors) * k.in_c + o * vectors) * LANES;
+                int64_t here = o < count ? smaller(vectors * LANES, k.out_c - c * LANES) : 0;
+                if (here > 0)
+                    memcpy(to, sorted + (channel[o] * k.taps + t) * k.out_c + c * LANES,
+                           (size_t)here * sizeof *to);
+                memset(to + here, 0, (size_t)(vectors * LANES - here) * sizeof *to);
+            }
+}
+
 static void run(const pg_conv_path *path, const pg_conv_call *call, bool backward) {
     kernel k = describe(&path->geometry, backward);
     float *sums = call->scratch;
@@ -402,5 +431,7 @@ const pg_conv_kernel pg_conv_small_backward = {
     .packed_bytes = packed_backward,
     .scratch_bytes = scratch_backward,
     .pack = pack_backward,
+    .sort = sort,
+    .pack_some = pack_some,
     .run = backward,
 };
