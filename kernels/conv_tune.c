@@ -3,6 +3,9 @@
  * noise does not decide between equals, and one that takes twice as long in its first run is
  * dropped. What a way leaves to the caller (addition, activation) is timed with it.
  *
+ * In a network the input was just written, and the weights have not been used for a frame: they are
+ * driven out of the caches before a run is timed, for ways differ in how well they fetch them.
+ *
  * With one thread the clock is the thread's processor time, which other programs disturb less. */
 #include "kernels/conv_tune.h"
 
@@ -161,6 +164,20 @@ static bool run(const bench *b, const pg_conv_path *path, const pg_conv_run *run
     return true;
 }
 
+/* Drives [from, from + bytes) out of the caches. Processors with avx512bw, where there is a choice
+ * that depends on it, all have the instruction. */
+#if defined(__x86_64__)
+__attribute__((target("clflushopt"))) static void flush(const char *from, size_t bytes) {
+    if (!__builtin_cpu_supports("avx512bw"))
+        return;
+    for (size_t i = 0; i < bytes; i += PG_MEM_ALIGN)
+        __builtin_ia32_clflushopt(from + i);
+    __builtin_ia32_mfence();
+}
+#else
+static void flush(const char *from, size_t bytes) { (void)from, (void)bytes; }
+#endif
+
 /* Nanoseconds of the path; UINT64_MAX: it failed, or is hopeless against `best`. */
 static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t best) {
     pg_conv_run handles = {0};
@@ -173,6 +190,8 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
               run(b, path, &handles, &ns) && (double)ns < HOPELESS * (double)best;
     for (int i = 0; ok && i < (ns > LONG_NS ? 1 : RUNS); i++) {
         uint64_t once = 0;
+        if (path->weights)
+            flush(path->weights, path->packed_bytes);
         ok = run(b, path, &handles, &once);
         least = once < least ? once : least;
     }
@@ -181,9 +200,12 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
     return ok ? least : UINT64_MAX;
 }
 
-/* What the way cannot be faster at is not tried. */
-static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) {
+/* What the way cannot be faster at is not tried, nor what the default is. */
+static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way, bool own) {
     const pg_conv_geometry *g = spec->geometry;
+    bool library = way == pg_conv_ways + 1;
+    if ((library && !own) || (way->small && own))
+        return false;
     bool three = g->k_h == 3 && g->k_w == 3 && g->dnnl.strides[0] == 1 && g->dnnl.strides[1] == 1;
     if (way->winograd && (!three || g->groups != 1 || way->flipped != spec->backward))
         return false;
@@ -194,12 +216,14 @@ static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) 
 static const pg_conv_way *measure(const pg_conv_path_spec *spec, const bench *b,
                                   pg_conv_path *path) {
     const pg_conv_way *chosen = pg_conv_ways;
+    const bool own = path->own != NULL;
     uint64_t best = time_path(b, path, UINT64_MAX);
     for (int i = 1; i < PG_CONV_WAYS; i++) {
         pg_conv_path_spec other = *spec;
         pg_conv_path candidate = {0};
         other.way = &pg_conv_ways[i];
-        if (!worth_trying(spec, other.way) || pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
+        if (!worth_trying(spec, other.way, own) ||
+            pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
             continue;
         uint64_t ns =
             strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, best) : UINT64_MAX;
