@@ -122,27 +122,20 @@ INLINE void add_group(const group *g, int positions, int vectors) {
                 *(vec *)(g->sums + g->position[p] * row + v * LANES) = sum[p][v];
 }
 
-#define GROUP(positions, vectors)                                                                  \
+/* DO(positions, vectors) for all there are: 24 sums, the weights and an input fit the registers. */
+#define SIX(DO, vectors)                                                                           \
+    DO(1, vectors) DO(2, vectors) DO(3, vectors) DO(4, vectors) DO(5, vectors) DO(6, vectors)
+#define EIGHT(DO, vectors) SIX(DO, vectors) DO(7, vectors) DO(8, vectors)
+#define ALL(DO)            EIGHT(DO, 1) EIGHT(DO, 2) EIGHT(DO, 3) SIX(DO, 4)
+
+#define FUNCTION(positions, vectors)                                                               \
     WIDE static void add_##positions##_##vectors(const group *g) {                                 \
         add_group(g, positions, vectors);                                                          \
     }
-#define GROUPS(vectors)                                                                            \
-    GROUP(1, vectors)                                                                              \
-    GROUP(2, vectors)                                                                              \
-    GROUP(3, vectors) GROUP(4, vectors) GROUP(5, vectors) GROUP(6, vectors)
-GROUPS(1)
-GROUP(7, 1)
-GROUP(8, 1)
-GROUPS(2)
-GROUP(7, 2) GROUP(8, 2) GROUPS(3) GROUP(7, 3) GROUP(8, 3) GROUPS(4)
+#define ENTRY(positions, vectors) [vectors - 1][positions - 1] = add_##positions##_##vectors,
 
-#define NAMES(vectors)                                                                             \
-    add_1_##vectors, add_2_##vectors, add_3_##vectors, add_4_##vectors, add_5_##vectors,           \
-        add_6_##vectors
-    static void (*const adders[VECTORS][POSITIONS])(const group *) = {{NAMES(1), add_7_1, add_8_1},
-                                                                      {NAMES(2), add_7_2, add_8_2},
-                                                                      {NAMES(3), add_7_3, add_8_3},
-                                                                      {NAMES(4)}};
+ALL(FUNCTION)
+static void (*const adders[VECTORS][POSITIONS])(const group *) = {ALL(ENTRY)};
 
 static int64_t most_positions(int64_t vectors) { return vectors == 4 ? 6 : POSITIONS; }
 
