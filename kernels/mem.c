@@ -59,12 +59,12 @@ void *pg_malloc(size_t size) {
     if (size > SIZE_MAX - 2 * PG_MEM_ALIGN || must_fail() || !spend(size))
         return NULL;
     size_t total = (size + 2 * PG_MEM_ALIGN - 1) / PG_MEM_ALIGN * PG_MEM_ALIGN;
-    char *base = aligned_alloc(total < HUGE_PAGE ? PG_MEM_ALIGN : HUGE_PAGE, total);
-    if (base == NULL)
+    void *base = NULL;
+    if (posix_memalign(&base, total < HUGE_PAGE ? PG_MEM_ALIGN : HUGE_PAGE, total) != 0)
         return NULL;
     if (total >= HUGE_PAGE) /* the whole ones inside; a wish */
         (void)madvise(base, total / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-    void *block = base + PG_MEM_ALIGN;
+    void *block = (char *)base + PG_MEM_ALIGN;
     *header_of(block) = size;
     count_up(size);
     return block;
