@@ -1,5 +1,6 @@
 /* What it takes: the kept columns of the gradient side by side, which the pass that measures the
- * groups leaves here (channel_split.h), and the kept rows of the weights in the library's layout.
+ * groups leaves here (channel_split.h), and the kept rows of the weights in the layout of the
+ * library or of our own kernel for small maps, whichever runs.
  * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
  * with rows of zeros, which change no sum.
  *
@@ -59,22 +60,57 @@ static size_t element(const pg_conv_kept *kept) {
     return kept->bf16 ? sizeof(pg_bf16) : sizeof(float);
 }
 
-/* The kernel that packs rows itself, out of `rows` in an order of its own. */
-static const pg_conv_kernel *packer(const pg_conv_kept *kept) {
-    return kept->path.own && kept->path.own->pack_some ? kept->path.own : NULL;
-}
-
-static bool copy_rows(pg_conv_kept *kept, const pg_conv_geometry *g, const float *weights) {
+static bool copy_rows(pg_conv_kept *kept, const float *weights) {
     int64_t count = kept->channels * kept->row;
     kept->weight_bytes = (size_t)count * element(kept);
     kept->rows = pg_malloc(kept->weight_bytes);
-    if (kept->rows && packer(kept))
-        packer(kept)->sort(g, weights, kept->rows);
-    else if (kept->rows && kept->bf16)
+    if (kept->rows && kept->bf16)
         pg_bf16_round_all(count, weights, kept->rows);
     else if (kept->rows)
         memcpy(kept->rows, weights, kept->weight_bytes);
     return kept->rows != NULL;
+}
+
+/* The kernel that takes rows out of what it has packed itself; NULL: another way. */
+static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
+    return kept->path.own && kept->path.own->pick ? kept->path.own : NULL;
+}
+
+/* All weights as the kernel packs them: the full path's, or a copy. */
+static bool share_own(const pg_conv_path_spec *full, const pg_conv_path *path, pg_conv_kept *kept) {
+    const pg_conv_kernel *own = picker(kept);
+    if (path && path->own == own && path->weights) {
+        kept->packed = path->weights;
+        return true;
+    }
+    kept->weight_bytes = own->packed_bytes(full->geometry);
+    kept->rows = pg_malloc(kept->weight_bytes);
+    kept->packed = kept->rows;
+    if (kept->rows)
+        own->pack(full->geometry, full->weights, kept->rows);
+    return kept->rows != NULL;
+}
+
+/* Rows can be taken from what the full path has packed, and fill what this one wants wholly. */
+static bool share(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
+                  pg_conv_kept *kept) {
+    pg_conv_geometry g = *full->geometry;
+    if (!path || !path->weights || !pg_conv_lines_make(path, &g, &kept->from))
+        return false;
+    g.out_c = capacity;
+    bool lines = pg_conv_lines_make(&kept->path, &g, &kept->to);
+    size_t count = (size_t)(capacity * kept->to.n_in * kept->to.n_taps);
+    if (lines && kept->from.n_in >= kept->to.n_in &&
+        count * PG_CONV_LINE * sizeof(float) == kept->path.packed_bytes)
+        kept->packed = path->weights;
+    return kept->packed != NULL;
+}
+
+static bool make_weights(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
+                         pg_conv_kept *kept) {
+    if (picker(kept))
+        return share_own(full, path, kept);
+    return share(full, path, capacity, kept) || copy_rows(kept, full->weights);
 }
 
 static void plan(pg_conv_kept *kept) {
@@ -82,7 +118,7 @@ static void plan(pg_conv_kept *kept) {
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
-    kept->staging = take(end, packer(kept) ? 0 : capacity * (size_t)kept->row * element(kept));
+    kept->staging = take(end, !kept->packed ? capacity * (size_t)kept->row * element(kept) : 0);
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
@@ -98,8 +134,8 @@ static pg_err make_path(const pg_conv_path_spec *full, int64_t capacity, pg_conv
     return pg_conv_path_make(&spec, &kept->path, diag);
 }
 
-pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
-                         pg_diag *diag) {
+pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t most,
+                         pg_conv_kept *out, pg_diag *diag) {
     const pg_conv_geometry *g = full->geometry;
     *out =
         (pg_conv_kept){.channels = g->out_c,
@@ -112,7 +148,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_ke
         return PG_OK;
     pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
     bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
-    if (!err && !slow && !copy_rows(out, g, full->weights))
+    if (!err && !slow && !make_weights(full, path, blocks(most) * BLOCK, out))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     if (err || slow) {
         pg_conv_kept_free(out);
@@ -131,6 +167,8 @@ void pg_conv_kept_remember(pg_conv_kept *kept, int masks) {
 
 void pg_conv_kept_free(pg_conv_kept *kept) {
     pg_conv_path_free(&kept->path);
+    pg_conv_lines_free(&kept->from);
+    pg_conv_lines_free(&kept->to);
     pg_free(kept->rows);
     memset(kept, 0, sizeof *kept);
 }
@@ -207,7 +245,7 @@ bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, co
     if (lasting || find(kept, s, keep) >= 0)
         return true;
     int64_t dropped = blocks(kept->channels) - kept->capacity / BLOCK;
-    int64_t cost = packer(kept) ? OWN_PACK_FLOPS : PACK_FLOPS;
+    int64_t cost = picker(kept) ? OWN_PACK_FLOPS : PACK_FLOPS;
     return 2 * kept->positions * dropped > cost * (kept->capacity / BLOCK);
 }
 
@@ -235,8 +273,8 @@ float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state 
     return place(s, kept->gradient);
 }
 
-/* In the library's layout, by way of the rows side by side. */
-static pg_err pack_by_reorder(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *e) {
+/* By way of plain rows, which the library packs. */
+static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *e) {
     char *staging = s->scratch + kept->staging;
     const char *rows = kept->rows;
     size_t bytes = (size_t)kept->row * element(kept);
@@ -250,13 +288,15 @@ static pg_err pack_by_reorder(const pg_conv_kept *kept, pg_conv_kept_state *s, e
 }
 
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
-    const pg_conv_kernel *own = packer(kept);
     pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
-    if (own)
-        own->pack_some(&kept->path.geometry, kept->rows, s->channel, s->count, e->weights);
+    if (picker(kept))
+        picker(kept)->pick(&kept->path.geometry, kept->channels, kept->packed, s->channel, s->count,
+                           e->weights);
+    else if (!kept->packed)
+        err = pack_rows(kept, s, e);
     else
-        err = pack_by_reorder(kept, s, e);
+        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);

@@ -6,12 +6,14 @@
  * outside the kept channels, and goes on with those side by side where the next operator can take
  * it (pg_live in op.h). Columns are always float; with bfloat16 the library rounds them.
  *
- * Shared by the sessions: the library's primitive for `capacity` channels and the weights by rows.
- * Per session: packed rows of the masks used last.
+ * Shared by the sessions: the library's primitive for `capacity` channels, and the weights: those
+ * that the convolution over all channels has packed where rows can be taken from there
+ * (conv_lines.h), a plain copy otherwise. Per session: packed rows of the masks used last.
  */
 #ifndef PG_KERNELS_CONV_KEPT_H
 #define PG_KERNELS_CONV_KEPT_H
 
+#include "kernels/conv_lines.h"
 #include "kernels/conv_path.h"
 
 /* Zero-initialise. Private but for the four sizes and the path's name. */
@@ -25,19 +27,24 @@ typedef struct pg_conv_kept {
     int64_t channels, positions,
         row; /* out_c, out_h out_w and in_c/groups k_h k_w of the convolution */
     int64_t in_positions;
-    bool bf16;   /* rows hold pg_bf16, not float */
-    void *rows;  /* [channels, row] */
-    int entries; /* masks a session remembers */
+    const float *packed;    /* the weights as the full path, or this one's own kernel, has them;
+                               NULL: in rows */
+    pg_conv_lines from, to; /* of packed, of the masks' rows */
+    bool bf16;              /* rows hold pg_bf16, not float */
+    void *rows;             /* [channels, row], or what packed is, if it is owned; NULL: neither */
+    int entries;            /* masks a session remembers */
     size_t gradient, staging, result,
         scratch; /* where in scratch: [positions, capacity],
-           [capacity, row], [in_positions, capacity], the path's own */
+           [capacity, row] if there are rows, [in_positions, capacity], the path's own */
 } pg_conv_kept;
 
 /* The short way for masks of up to `most` channels of the convolution `full` describes (weights in
- * ONNX order, copied). Leaves *out zero where it would not be shorter: `most` in the last block of
- * 16 channels, groups of more than one channel. On failure *out is free. */
-pg_err pg_conv_kept_make(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *out,
-                         pg_diag *diag);
+ * ONNX order). `path` is what was made of it, and outlives *out: its packed weights are read, if
+ * they can be; otherwise, or where it is NULL, the weights are copied. Leaves *out zero where it
+ * would not be shorter: `most` in the last block of 16 channels, groups of more than one channel.
+ * On failure *out is free. */
+pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t most,
+                         pg_conv_kept *out, pg_diag *diag);
 void pg_conv_kept_free(pg_conv_kept *kept); /* and zeroes */
 
 /* Before bind: a session remembers the packed rows of so many masks; one, until this is called. */

@@ -22,12 +22,10 @@ typedef struct pg_conv_kernel {
     size_t (*scratch_bytes)(const pg_conv_geometry *geometry); /* for the thread count in force */
     /* `plain` as in pg_conv_path_spec. */
     void (*pack)(const pg_conv_geometry *geometry, const float *plain, float *packed);
-    /* Backward, where each run may bring other channels of the output (conv_kept.h); NULL: by pack.
-     * sort: `plain` of all of them into an order, of the same size, in which one channel's weights
-     * are packed fast. pack_some: `count` channels of these; the others of geometry->out_c are 0. */
-    void (*sort)(const pg_conv_geometry *all, const float *plain, float *sorted);
-    void (*pack_some)(const pg_conv_geometry *geometry, const float *sorted, const int32_t *channel,
-                      int64_t count, float *packed);
+    /* Backward, NULL: not there. The packed weights of `count` of `channels` channels of the output
+     * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
+    void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
+                 const int32_t *channel, int64_t count, float *packed);
     /* Every sum is taken in one order, whatever the number of threads. */
     void (*run)(const pg_conv_path *path, const pg_conv_call *call);
 } pg_conv_kernel;

@@ -427,6 +427,7 @@ static dnnl_status_t make_flipped(const pg_conv_path_spec *spec, pg_conv_path *p
     pg_conv_path_spec forward = {.geometry = &turned, .weights = weights, .way = spec->way};
     dnnl_status_t status = weights ? make(&forward, path) : dnnl_out_of_memory;
     pg_free(weights);
+    path->flipped = true;
     size_t length = strlen(path->impl);
     snprintf(path->impl + length, sizeof path->impl - length, "+flip");
     return status;

@@ -28,6 +28,7 @@ typedef struct pg_conv_path {
     char impl[PG_CONV_IMPL_MAX]; /* oneDNN's name of the implementation, "+reorder" where the
                                     library wanted other layouts than ours */
     bool backward;
+    bool flipped; /* see pg_conv_way; `weights` are [in_c, out_c, k_h, k_w], the taps in reverse */
     bool adds;  /* the addition is part of it: pg_conv_run_add */
     bool whole; /* addition and activation are part of it; otherwise neither is */
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */

@@ -335,30 +335,20 @@ static void pack(const pg_conv_geometry *g, bool backward, const float *plain, f
     }
 }
 
-/* [out_c, taps, in_c]: what stays together when it is packed. */
-static void sort(const pg_conv_geometry *g, const float *plain, float *sorted) {
-    int64_t taps = g->k_h * g->k_w;
-    for (int64_t o = 0; o < g->out_c; o++, plain += g->in_c * taps)
-        for (int64_t t = 0; t < taps; t++)
-            for (int64_t i = 0; i < g->in_c; i++)
-                *sorted++ = plain[i * taps + t];
-}
-
-static void pack_some(const pg_conv_geometry *g, const float *sorted, const int32_t *channel,
-                      int64_t count, float *packed) {
+/* Tiles and taps are the same for fewer channels. */
+static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
+                 const int32_t *channel, int64_t count, float *packed) {
     const kernel k = describe(g, true);
 #pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
-    for (int64_t o = 0; o < k.in_c; o++)
-        for (int64_t t = 0; t < k.taps; t++)
-            for (int64_t tile = 0; tile < k.tiles; tile++) {
-                int64_t c = tile_begin(&k, tile), vectors = tile_vectors(&k, tile);
-                float *to = packed + ((c * k.taps + t * vectors) * k.in_c + o * vectors) * LANES;
-                int64_t here = o < count ? smaller(vectors * LANES, k.out_c - c * LANES) : 0;
-                if (here > 0)
-                    memcpy(to, sorted + (channel[o] * k.taps + t) * k.out_c + c * LANES,
-                           (size_t)here * sizeof *to);
-                memset(to + here, 0, (size_t)(vectors * LANES - here) * sizeof *to);
-            }
+    for (int64_t i = 0; i < k.tiles * k.taps; i++) {
+        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * LANES;
+        int64_t before = tile_begin(&k, tile) * k.taps * LANES + t * row;
+        const float *from = all + before * channels;
+        float *to = packed + before * k.in_c;
+        for (int64_t o = 0; o < count; o++)
+            memcpy(to + o * row, from + channel[o] * row, (size_t)row * sizeof *to);
+        memset(to + count * row, 0, (size_t)((k.in_c - count) * row) * sizeof *to);
+    }
 }
 
 static void run(const pg_conv_path *path, const pg_conv_call *call, bool backward) {
@@ -424,7 +414,6 @@ const pg_conv_kernel pg_conv_small_backward = {
     .packed_bytes = packed_backward,
     .scratch_bytes = scratch_backward,
     .pack = pack_backward,
-    .sort = sort,
-    .pack_some = pack_some,
+    .pick = pick,
     .run = backward,
 };

@@ -118,6 +118,25 @@ void pg_md_free(pg_md *md) {
     *md = NULL;
 }
 
+bool pg_md_read_blocks(pg_const_md md, pg_md_blocks *out) {
+    dnnl_data_type_t type = dnnl_data_type_undef;
+    dnnl_format_kind_t kind = dnnl_format_kind_undef;
+    const dnnl_dims_t *padded = NULL, *strides = NULL, *size = NULL, *axis = NULL;
+    if (dnnl_memory_desc_query(md, dnnl_query_data_type, &type) || type != dnnl_f32 ||
+        dnnl_memory_desc_query(md, dnnl_query_format_kind, &kind) || kind != dnnl_blocked ||
+        dnnl_memory_desc_query(md, dnnl_query_inner_nblks_s32, &out->n_inner) ||
+        dnnl_memory_desc_query(md, dnnl_query_padded_dims, &padded) ||
+        dnnl_memory_desc_query(md, dnnl_query_strides, &strides) ||
+        dnnl_memory_desc_query(md, dnnl_query_inner_blks, &size) ||
+        dnnl_memory_desc_query(md, dnnl_query_inner_idxs, &axis))
+        return false;
+    out->padded = *padded;
+    out->strides = *strides;
+    out->size = *size;
+    out->axis = *axis;
+    return true;
+}
+
 /* From the first implementation on to number nth. */
 static dnnl_status_t nth_of(int nth, dnnl_primitive_desc_t *pd, dnnl_status_t status) {
     for (; !status && nth > 0; nth--)
@@ -172,6 +191,15 @@ pg_md pg_md_clone(pg_const_md md) {
 void pg_md_free(pg_md *md) {
     pg_free(*md);
     *md = NULL;
+}
+
+bool pg_md_read_blocks(pg_const_md md, pg_md_blocks *out) {
+    if (md->data_type != dnnl_f32 || md->format_kind != dnnl_blocked)
+        return false;
+    const dnnl_blocking_desc_t *b = &md->format_desc.blocking;
+    *out =
+        (pg_md_blocks){md->padded_dims, b->strides, b->inner_blks, b->inner_idxs, b->inner_nblks};
+    return true;
 }
 
 static dnnl_status_t nth_of(int nth, const dnnl_convolution_desc_t *desc,

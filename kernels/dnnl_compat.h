@@ -39,6 +39,18 @@ pg_md pg_md_create_of(dnnl_data_type_t type, int n_dims, const int64_t *dims,
 pg_md pg_md_clone(pg_const_md md);
 void pg_md_free(pg_md *md); /* frees and nulls; accepts NULL */
 
+/* How a float tensor lies in memory: an axis's index is split by the sizes of the inner blocks
+ * along it, the last block being the innermost, and strides are those of the outermost blocks. All
+ * borrowed. */
+typedef struct pg_md_blocks {
+    const int64_t *padded, *strides; /* [axes] lengths, whole blocks; of the outermost blocks */
+    const int64_t *size, *axis;      /* [n_inner] */
+    int n_inner;
+} pg_md_blocks;
+
+/* False: not of floats, or not in blocks (Winograd). */
+bool pg_md_read_blocks(pg_const_md md, pg_md_blocks *out);
+
 /* One convolution's geometry in oneDNN's terms: two spatial axes, dilation counted from 0. */
 typedef struct pg_dnnl_conv {
     dnnl_dims_t strides, dilates, pad_begin, pad_end;

@@ -28,6 +28,10 @@ char *pg_strndup(const char *text, size_t length); /* copies `length` bytes and 
 /* Gives a block back. NULL is allowed. */
 void pg_free(void *block);
 
+/* Hands pages that hold nothing but freed blocks back to the system, which the C library keeps for
+ * later. Worth its milliseconds after work that took much more than stays. */
+void pg_mem_trim(void);
+
 /* What has been asked of this module since the program started. */
 typedef struct pg_mem_stats {
     uint64_t allocations; /* successful pg_malloc, pg_calloc, pg_realloc, pg_strdup calls */

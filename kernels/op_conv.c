@@ -97,7 +97,7 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
     if (!err)
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)
-        err = pg_conv_kept_make(&spec, conv->most_kept, &conv->kept, diag);
+        err = pg_conv_kept_make(&spec, &conv->backward, conv->most_kept, &conv->kept, diag);
     pg_free(weights);
     pg_free(bias);
     return err;

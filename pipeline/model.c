@@ -306,6 +306,7 @@ pg_err pg_model_prepare(pg_model *model, const bool *gap, bool backward, pg_diag
     model->backward = backward;
     pg_mem_budget_begin(model->budget);
     pg_err err = end_budget(model, prepare(model, gap, diag), diag);
+    pg_mem_trim(); /* the file, its constants, and what was only tried are gone */
     if (err != PG_OK)
         return err;
     model->prepared = true;

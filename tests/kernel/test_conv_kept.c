@@ -207,6 +207,24 @@ Test(conv_kept, groups_of_several_channels_go_the_long_way) {
     }
 }
 
+/* The rows come out of what is packed for all channels, if that is in blocks: not as the library's
+ * gemm and kernels of our own want it. */
+Test(conv_kept, takes_no_copy_of_the_weights) {
+    for (int s = 0; s < SHAPES; s++) {
+        bench b[2];
+        for (int k = 0; k < 2; k++)
+            open(&b[k], &shapes[s], k ? 15 : 0, PG_ACT_NONE);
+        const pg_op *all = b[0].c.op, *kept = b[1].c.op;
+        cr_assert(kept->state_bytes > 0);
+        if (strstr(all->impl, "backward jit") || strstr(all->impl, "backward brg"))
+            cr_assert_eq(kept->weight_bytes, all->weight_bytes, "shape %d: %s", s, kept->impl);
+        else
+            cr_assert_gt(kept->weight_bytes, all->weight_bytes);
+        op_check_close(&b[0].c);
+        op_check_close(&b[1].c);
+    }
+}
+
 /* ---- depthwise: the result is zero outside the kept channels, and may stay side by side ---- */
 
 static const conv_case depthwise[] = {
@@ -418,7 +436,7 @@ static void open_memory(memory *m) {
     for (int i = 0; i < OUT; i++)
         m->g[i] = (float)(i % 5) - 2;
     pg_conv_path_spec spec = {.geometry = &g, .weights = m->w};
-    cr_assert_eq(pg_conv_kept_make(&spec, 3, &m->kept, &diag), PG_OK, "%s", diag.text);
+    cr_assert_eq(pg_conv_kept_make(&spec, NULL, 3, &m->kept, &diag), PG_OK, "%s", diag.text);
     cr_assert_eq(m->kept.capacity, 16);
     pg_conv_kept_remember(&m->kept, 4);
     m->scratch = pg_malloc(m->kept.scratch_bytes);

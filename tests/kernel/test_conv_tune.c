@@ -4,7 +4,7 @@
 
 #include <omp.h>
 
-#include "conv_reference.h"
+#include "conv_path_case.h"
 #include "kernels/channel_ops.h"
 #include "kernels/conv_path.h"
 #include "kernels/conv_tune.h"
@@ -54,24 +54,7 @@ static double *plain(const float *v, int64_t channels, int64_t positions) {
 static void open(bench *b, const conv_case *k) {
     *b = (bench){.k = *k, .state = 7};
     int64_t h = conv_out_h(k), w = conv_out_w(k);
-    b->g = (pg_conv_geometry){k->groups,
-                              k->in_c,
-                              k->in_h,
-                              k->in_w,
-                              k->out_c,
-                              h,
-                              w,
-                              k->k_h,
-                              k->k_w,
-                              {.strides = {k->stride_h, k->stride_w},
-                               .dilates = {k->dilation_h - 1, k->dilation_w - 1},
-                               .pad_begin = {k->top, k->left},
-                               .pad_end = {k->bottom, k->right}}};
-    /* oneDNN wants padding that fits the output exactly; it may be negative */
-    b->g.dnnl.pad_end[0] =
-        (h - 1) * k->stride_h + (k->k_h - 1) * k->dilation_h + 1 - k->in_h - k->top;
-    b->g.dnnl.pad_end[1] =
-        (w - 1) * k->stride_w + (k->k_w - 1) * k->dilation_w + 1 - k->in_w - k->left;
+    b->g = conv_path_case(k);
     b->x_n = k->in_c * k->in_h * k->in_w;
     b->y_n = k->out_c * h * w;
     b->w_n = k->out_c * k->in_c / k->groups * k->k_h * k->k_w;
