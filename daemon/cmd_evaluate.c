@@ -10,28 +10,31 @@
 #include "daemon/cli.h"
 #include "daemon/clock.h"
 #include "daemon/evaluate.h"
+#include "daemon/pictures.h"
 #include "daemon/progress.h"
 #include "kernels/mem.h"
 #include "pipeline/explainer.h"
-#include "pipeline/file_io.h"
-#include "pipeline/file_list.h"
-#include "pipeline/frame_file.h"
 
-enum { PICTURE_FILE_MAX = 256 << 20, GRID_POOL = 64, GRID_SIDE_MAX = 4 };
+enum { GRID_POOL = 64, GRID_SIDE_MAX = 4 };
 static const float CONFIDENT = 0.5f; /* pictures of the mosaics */
 
 static const pg_cli_option options[] = {
     {"--model", "FILE", "model.path", "the network, an ONNX file"},
     {"--stats", "FILE", "parchgrad.stats", "channel statistics made by calibrate"},
-    {"--data", "DIR", NULL, "pictures: one folder per class (its index or name), or any"},
+    {"--data", "DIR|FILE", NULL,
+     "pictures: one folder per class (its index or name), or any; or a recording"},
     {"--labels", "folder|predicted", NULL,
-     "what class a picture is: its folder's [if there are folders], or the network's own"},
+     "what class a picture is: its folder's [if there are folders; of a frame: its label], or the "
+     "network's own"},
     {"--methods", "A,B,...", NULL, "which [the configured one, gradient, inputgrad, gradcam]"},
-    {"--boxes", "FILE.csv", NULL, "objects: lines of file name,x,y,width,height in pixels"},
+    {"--stream", "ID", NULL, "of a recording of several streams"},
+    {"--boxes", "FILE.csv", NULL,
+     "objects: lines of file name (of a frame: seq),x,y,width,height in pixels [a frame's roi]"},
     {"--limit", "N", NULL, "pictures, spread evenly over the list [all]"},
     {"--grid", "N", NULL, "mosaics of N by N pictures for the pointing game, 0: none [2]"},
     {"--mosaics", "N", NULL, "how many [10]"},
-    {"--sequence", NULL, NULL, "the pictures are frames of a video in the order of their names"},
+    {"--sequence", NULL, NULL,
+     "the pictures are frames of a video in the order of their names, as a recording's are"},
     {"--no-randomised", NULL, NULL, "leave out the network with shuffled layers (a second copy)"},
     {"--html", "FILE", NULL, "a report with curves and pictures, in one file"},
     {0},
@@ -46,11 +49,8 @@ typedef struct job {
     char *method_list;
     const char *methods[PG_EVALUATE_METHODS];
     int n_methods;
-    pg_file_list files;
+    pg_pictures *pictures;
     int limit, grid, mosaics;
-    bool predicted;
-    uint8_t *boxes; /* the file, lines ended by NUL; NULL: none */
-    size_t boxes_size;
     float *pool[GRID_POOL]; /* inputs for the mosaics */
     int64_t pool_class[GRID_POOL];
     int n_pool;
@@ -95,60 +95,40 @@ static pg_err choose_methods(job *j, pg_diag *diag) {
     return err ? err : add_method(j, PG_EVALUATE_RANDOM, diag);
 }
 
-static bool in_folders(const pg_file_list *files) {
-    for (size_t i = 0; i < files->count; i++)
-        if (files->items[i].folder[0] == '\0')
-            return false;
-    return true;
-}
-
-static pg_err read_labels(job *j, pg_diag *diag) {
-    const char *labels = pg_cli_value(j->cli, "--labels");
-    if (labels == NULL)
-        j->predicted = !in_folders(&j->files);
-    else if (strcmp(labels, "predicted") == 0 || strcmp(labels, "folder") == 0)
-        j->predicted = labels[0] == 'p';
-    else
-        return pg_fail(diag, PG_ECONFIG, "--labels is folder or predicted, not '%s'", labels);
-    return PG_OK;
-}
-
-static pg_err read_boxes(job *j, pg_diag *diag) {
-    const char *path = pg_cli_value(j->cli, "--boxes");
-    if (path == NULL)
-        return PG_OK;
-    pg_err err = pg_file_read(path, 64 << 20, &j->boxes, &j->boxes_size, diag);
-    for (size_t i = 0; err == PG_OK && i < j->boxes_size; i++)
-        if (j->boxes[i] == '\n' || j->boxes[i] == '\r')
-            j->boxes[i] = '\0';
-    if (err == PG_OK && j->boxes_size > 0 && j->boxes[j->boxes_size - 1] != '\0')
-        return pg_fail(diag, PG_ECONFIG, "%s: the last line does not end", path);
+static pg_err open_pictures(job *j, pg_diag *diag) {
+    const pg_limits_config *limits = &j->config->limits;
+    const pg_pictures_options from = {
+        .data = j->report.data,
+        .labels = pg_cli_value(j->cli, "--labels"),
+        .boxes = pg_cli_value(j->cli, "--boxes"),
+        .stream = pg_cli_value(j->cli, "--stream"),
+        .limits = {limits->frame_bytes, limits->meta_bytes},
+    };
+    pg_err err = pg_pictures_open(&from, &j->pictures, diag);
+    if (!err && (size_t)j->limit > pg_pictures_count(j->pictures))
+        j->limit = (int)pg_pictures_count(j->pictures);
     return err;
 }
 
 static pg_err read_options(job *j, pg_diag *diag) {
-    const char *data = pg_cli_value(j->cli, "--data");
-    if (data == NULL)
-        return pg_fail(diag, PG_ECONFIG, "evaluate wants --data DIR");
+    j->report.data = pg_cli_value(j->cli, "--data");
+    if (j->report.data == NULL)
+        return pg_fail(diag, PG_ECONFIG, "evaluate wants --data, a folder or a recording");
     pg_err err;
     if ((err = pg_cli_number(j->cli, "--limit", 1, 1000000, 1000000, &j->limit, diag)) ||
         (err = pg_cli_number(j->cli, "--grid", 0, GRID_SIDE_MAX, 2, &j->grid, diag)) ||
         (err = pg_cli_number(j->cli, "--mosaics", 1, 10000, 10, &j->mosaics, diag)) ||
         (err = pg_cli_config(j->cli, &j->config, diag)) || (err = choose_methods(j, diag)) ||
-        (err = pg_file_list_read(data, &j->files, diag)) || (err = read_labels(j, diag)))
+        (err = open_pictures(j, diag)))
         return err;
-    if (j->files.count == 0)
-        return pg_fail(diag, PG_EINPUT, "%s: holds no .jpg, .jpeg, .png or .npy files", data);
-    if ((size_t)j->limit > j->files.count)
-        j->limit = (int)j->files.count;
-    j->report.data = data;
     j->explain = j->config->explain;
     j->explain.method = j->methods[0];
     j->options =
         (pg_evaluate_options){.explain = &j->explain,
-                              .sequence = pg_cli_value(j->cli, "--sequence") != NULL,
+                              .sequence = pg_pictures_are_frames(j->pictures) ||
+                                          pg_cli_value(j->cli, "--sequence") != NULL,
                               .randomise = pg_cli_value(j->cli, "--no-randomised") == NULL};
-    return read_boxes(j, diag);
+    return PG_OK;
 }
 
 static pg_err open_report(job *j, pg_diag *diag) {
@@ -171,32 +151,6 @@ static pg_err open_report(job *j, pg_diag *diag) {
 }
 
 /* ---- one picture ---- */
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* The line of the boxes' file that names this picture. */
-static const double *box_of(const job *j, const char *path, double box[4]) {
-    const char *name = base_name(path), *end = (const char *)j->boxes + j->boxes_size;
-    size_t length = strlen(name);
-    for (const char *line = (const char *)j->boxes; line && line < end; line += strlen(line) + 1)
-        if (strncmp(line, name, length) == 0 && line[length] == ',' &&
-            sscanf(line + length + 1, "%lf ,%lf ,%lf ,%lf", &box[0], &box[1], &box[2], &box[3]) ==
-                4)
-            return box;
-    return NULL;
-}
-
-static pg_err label_of(const job *j, const pg_file_entry *file, int64_t *label, pg_diag *diag) {
-    const pg_explainer *e = pg_evaluator_explainer(j->evaluator);
-    *label = -1;
-    if (j->predicted || (pg_explainer_parse_target(e, file->folder, label) && *label >= 0))
-        return PG_OK;
-    return pg_fail(diag, PG_ECONFIG, "%s: folder '%s' is neither a class index nor a label",
-                   j->report.data, file->folder);
-}
 
 static pg_err tick(job *j, pg_diag *diag) {
     pg_progress_update(&j->progress, ++j->done, j->total);
@@ -237,15 +191,12 @@ static void keep_for_grid(job *j, const pg_evaluation *r) {
     j->pool_class[j->n_pool++] = r->klass;
 }
 
-static pg_err run_methods(job *j, const pg_file_entry *file, const pg_frame *frame, int64_t label,
-                          pg_diag *diag) {
-    double place[4];
-    const double *box = box_of(j, file->path, place);
+static pg_err run_methods(job *j, const pg_picture *p, pg_diag *diag) {
     int picture = j->report.pictures, slot = j->report.n_shown;
     bool shown = slot < PG_EVALUATE_SHOWN;
     pg_evaluation r;
     for (int m = 0; m < j->n_methods; m++) {
-        pg_err err = pg_evaluate(j->evaluator, m, frame, label, box, &r, diag);
+        pg_err err = pg_evaluate(j->evaluator, m, &p->frame, p->label, p->box, &r, diag);
         if (!err && shown)
             err = show(&j->report.methods[m], slot, pg_evaluate_overlay(j->evaluator), diag);
         if (err)
@@ -259,49 +210,45 @@ static pg_err run_methods(job *j, const pg_file_entry *file, const pg_frame *fra
     j->report.pictures++;
     if (shown)
         snprintf(j->report.names[j->report.n_shown++], sizeof j->report.names[0], "%.200s",
-                 base_name(file->path));
+                 p->name);
     return PG_OK;
 }
 
-/* What is wrong with the file itself is counted; only trouble of our own ends the run. */
-static pg_err take_file(job *j, const pg_file_entry *file, pg_diag *diag) {
-    uint8_t *data = NULL;
-    size_t size = 0;
-    int64_t label;
-    pg_frame frame;
+/* What is wrong with the picture itself is counted; only trouble of our own ends the run. */
+static pg_err take_picture(job *j, size_t index, pg_diag *diag) {
+    pg_picture p;
     pg_diag why = {""};
-    pg_err err = label_of(j, file, &label, diag);
-    if (err)
-        return err;
-    err = pg_file_read(file->path, PICTURE_FILE_MAX, &data, &size, &why);
-    if (!err)
-        err = pg_frame_of_file(data, size, &frame, &why);
+    pg_err err =
+        pg_pictures_read(j->pictures, index, pg_evaluator_explainer(j->evaluator), &p, &why);
+    bool usage = err == PG_ECONFIG;
     if (!err) {
-        frame.seq = (uint64_t)j->report.pictures;
-        err = run_methods(j, file, &frame, label, &why);
+        if (!pg_pictures_are_frames(j->pictures))
+            p.frame.seq = (uint64_t)j->report.pictures;
+        err = run_methods(j, &p, &why);
     }
-    pg_free(data);
-    if (err == PG_EINPUT || err == PG_ECONFIG) {
+    if (err == PG_EINPUT || (err == PG_ECONFIG && !usage)) {
         if (j->report.broken++ == 0)
             snprintf(j->report.first_broken, sizeof j->report.first_broken, "%.200s: %.300s",
-                     file->path, why.text);
+                     p.name, why.text);
         return PG_OK;
     }
-    return err ? pg_fail(diag, err, "%s: %s", file->path, why.text) : PG_OK;
+    if (usage)
+        return pg_fail(diag, err, "%s", why.text);
+    return err ? pg_fail(diag, err, "%s: %s", p.name, why.text) : PG_OK;
 }
 
 /* ---- all of them ---- */
 
 static pg_err take_all(job *j, pg_diag *diag) {
     for (int i = 0; i < j->limit; i++) {
-        size_t at = (size_t)i * j->files.count / (size_t)j->limit;
-        pg_err err = take_file(j, &j->files.items[at], diag);
+        size_t at = (size_t)i * pg_pictures_count(j->pictures) / (size_t)j->limit;
+        pg_err err = take_picture(j, at, diag);
         if (err)
             return err;
     }
     if (j->report.pictures > 0)
         return PG_OK;
-    return pg_fail(diag, PG_EINPUT, "%s: no file could be used; the first: %s", j->report.data,
+    return pg_fail(diag, PG_EINPUT, "%s: no picture could be used; the first: %s", j->report.data,
                    j->report.first_broken);
 }
 
@@ -383,7 +330,7 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
     j->cli = cli;
     pg_err err = evaluate(j, diag);
     pg_evaluator_destroy(&j->evaluator);
-    pg_file_list_free(&j->files);
+    pg_pictures_close(&j->pictures);
     for (int i = 0; i < j->n_pool; i++)
         pg_free(j->pool[i]);
     for (int m = 0; m < PG_EVALUATE_METHODS; m++) {
@@ -393,7 +340,6 @@ static pg_err run(const pg_cli *cli, pg_diag *diag) {
             pg_free(j->report.methods[m].shown[s]);
     }
     pg_free(j->method_list);
-    pg_free(j->boxes);
     pg_config_destroy(&j->config);
     pg_free(j);
     return err;
@@ -404,11 +350,13 @@ const pg_command pg_command_evaluate = {
     .configured = true,
     .json = true,
     .brief = "Measure which method explains this network best.",
-    .prose = "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), "
-             "in one\n"
-             "folder per class, or in any and then the network's own top class is explained. A "
-             "random map\n"
-             "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
+    .prose =
+        "DIR holds JPEG, PNG or .npy files (float32 [3,H,W], already what the network takes), "
+        "in one\n"
+        "folder per class, or in any and then the network's own top class is explained. FILE is a\n"
+        "recording that `parchgrad record` made: its frames in order, each compared with the one\n"
+        "before it; a frame's own label and roi count, its target and method do not. A random map\n"
+        "stands in the table as what chance reaches. Means with 95 % bootstrap intervals.",
     .options = options,
     .run = run,
 };

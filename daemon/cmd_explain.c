@@ -178,6 +178,19 @@ static void json_classes(pg_json *json, const pg_explanation *r) {
     pg_json_string(json, "method", r->method);
 }
 
+/* null where nothing is pruned. */
+static void json_channels(pg_json *json, const pg_layer_result *layer) {
+    if (layer->keep == NULL) {
+        pg_json_string(json, "channels", NULL);
+        return;
+    }
+    pg_json_open(json, "channels", '[');
+    for (int c = 0; c < layer->total; c++)
+        if (layer->keep[c])
+            pg_json_int(json, NULL, c);
+    pg_json_close(json, ']');
+}
+
 static void json_prune(pg_json *json, const pg_explanation *r) {
     pg_json_open(json, "prune", '{');
     pg_json_open(json, "layers", '[');
@@ -188,6 +201,7 @@ static void json_prune(pg_json *json, const pg_explanation *r) {
         pg_json_int(json, "conv", layer->conv);
         pg_json_int(json, "kept", layer->kept);
         pg_json_int(json, "total", layer->total);
+        json_channels(json, layer);
         pg_json_number(json, "beta", (double)layer->beta);
         pg_json_number(json, "share", (double)layer->share);
         pg_json_bool(json, "degenerate", layer->degenerate);

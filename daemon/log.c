@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/clock.h"
+#include "pipeline/utf8.h"
 
 enum { LINE_MAX_BYTES = 4096, WINDOW_SECONDS = 10, LINES_PER_WINDOW = 5 };
 
@@ -20,21 +21,12 @@ void pg_log_init(pg_verbosity level) {
     atomic_store(&log_json, isatty(STDERR_FILENO) == 0);
 }
 
-static size_t utf8_length(const unsigned char *s) {
-    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
-             : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    return n;
-}
-
 size_t pg_log_json_escape(const char *text, char *out, size_t capacity) {
-    const unsigned char *s = (const unsigned char *)text;
+    const uint8_t *s = (const uint8_t *)text, *end = s + strlen(text);
     size_t used = 0;
-    while (*s != '\0') {
+    while (s < end) {
         char piece[8];
-        size_t step = utf8_length(s), n = 0;
+        size_t step = pg_utf8_step(s, (size_t)(end - s), NULL), n = 0;
         if (step == 0) {
             step = 1;
             n = (size_t)snprintf(piece, sizeof piece, "\xef\xbf\xbd");

@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "pipeline/utf8.h"
+
 typedef enum kind { K_NIL, K_BOOL, K_UINT, K_NEGATIVE, K_FLOAT, K_STR, K_BIN, K_EXT, K_ARRAY, K_MAP } kind;
 
 typedef struct value {
@@ -154,36 +156,6 @@ static bool read_value(cursor *c, value *v) {
     }
 }
 
-/* Length of the UTF-8 sequence at text, 0 if it is none; *code: the character. */
-static size_t utf8_step(const uint8_t *text, size_t left, uint32_t *code) {
-    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-    uint8_t b = text[0];
-    *code = b;
-    if (b < 0x80)
-        return 1;
-    size_t n = b >= 0xf0 && b <= 0xf4 ? 4 : b >= 0xe0 && b < 0xf0 ? 3 : b >= 0xc2 && b < 0xe0 ? 2 : 0;
-    if (n == 0 || n > left)
-        return 0;
-    *code = b & (0xffu >> (n + 1));
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-        *code = *code << 6 | (text[i] & 0x3fu);
-    }
-    bool surrogate = *code >= 0xd800 && *code <= 0xdfff;
-    return *code < smallest[n] || *code > 0x10ffff || surrogate ? 0 : n;
-}
-
-static bool is_utf8(const uint8_t *text, uint64_t size) {
-    uint32_t code;
-    for (uint64_t at = 0, step; at < size; at += step) {
-        step = utf8_step(text + at, size - at, &code);
-        if (step == 0)
-            return false;
-    }
-    return true;
-}
-
 enum { DEPTH_LIMIT = 32 };
 
 /* Walks over one whole value. `left[d]` is what the container at depth d still owes. */
@@ -203,7 +175,7 @@ static bool skip_value(cursor *c, int max_depth, int *nodes) {
         value v;
         if (++*nodes > PG_WIRE_NODES_MAX || !read_value(c, &v))
             return false;
-        if (v.kind == K_STR && !is_utf8(v.data, v.size)) /* it would break readers of `meta` */
+        if (v.kind == K_STR && !pg_utf8_ok(v.data, v.size)) /* it would break readers of `meta` */
             return false;
         if (v.kind == K_ARRAY || v.kind == K_MAP) {
             if (depth == max_depth)
@@ -231,13 +203,7 @@ bool pg_wire_stream_id_valid(const uint8_t *text, size_t size) {
         return false;
     if (size == sizeof status - 1 && memcmp(text, status, size) == 0)
         return false;
-    for (size_t at = 0, step; at < size; at += step) {
-        uint32_t code;
-        step = utf8_step(text + at, size - at, &code);
-        if (step == 0 || code < 0x20 || (code >= 0x7f && code < 0xa0))
-            return false;
-    }
-    return true;
+    return pg_utf8_printable(text, size);
 }
 
 bool pg_wire_read_stream(const pg_bytes *parts, int n_parts, char stream[PG_STREAM_MAX + 1]) {

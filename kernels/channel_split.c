@@ -27,7 +27,7 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Without a branch, so that loops around it become vectors. */
 ROW float through(float g, float y, pg_act_range act) {
-    return (y > act.lo) & (y < act.hi) ? g : 0.0f;
+    return ((y > act.lo) & (y < act.hi)) ? g : 0.0f;
 }
 
 typedef struct two_sums {

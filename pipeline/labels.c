@@ -6,6 +6,7 @@
 
 #include "kernels/mem.h"
 #include "pipeline/file_io.h"
+#include "pipeline/utf8.h"
 
 enum { LABEL_FILE_MAX = 16 << 20 };
 
@@ -15,27 +16,11 @@ struct pg_labels {
     int64_t count;
 };
 
-/* Length of the UTF-8 sequence at `s` (shortest form, no surrogates), 0: malformed. */
-static size_t utf8_length(const uint8_t *s, size_t left) {
-    if (s[0] < 0x80)
-        return 1;
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || left < n)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 /* Names travel in headers and logs: text only. Returns the offending line (from 1) or 0. */
 static int64_t bad_line(const uint8_t *s, size_t size) {
     int64_t line = 1;
     for (size_t i = 0; i < size;) {
-        size_t n = utf8_length(s + i, size - i);
+        size_t n = pg_utf8_step(s + i, size - i, NULL);
         bool line_end = s[i] == '\n' || (s[i] == '\r' && i + 1 < size && s[i + 1] == '\n');
         if (n == 0 || s[i] == 0x7f || (s[i] < 0x20 && s[i] != '\t' && !line_end))
             return line;

@@ -245,19 +245,29 @@ double pg_map_mass_in(const float *map, int64_t height, int64_t width, const dou
     return total > 0 ? inside / total : 0;
 }
 
+void pg_map_heat(pg_show show, int64_t count, float *map) {
+    float low = show == PG_SHOW_RANGE && count > 0 ? map[0] : 0;
+    for (int64_t i = 0; show == PG_SHOW_RANGE && i < count; i++)
+        low = map[i] < low ? map[i] : low;
+    for (int64_t i = 0; i < count; i++) {
+        float v = show == PG_SHOW_MAGNITUDE ? fabsf(map[i]) : map[i] - low;
+        map[i] = v > 0 ? v : 0;
+    }
+}
+
 /* Blue, cyan, yellow, red: three ramps, each a quarter apart from the next. */
 static float ramp(float v, float centre) {
     float r = 1.5f - fabsf(4 * v - centre);
     return r < 0 ? 0 : r > 1 ? 1 : r;
 }
 
-void pg_map_overlay(const float *map, double full, const uint8_t *rgb, int64_t count,
+void pg_map_overlay(const float *heat, double full, const uint8_t *rgb, int64_t count,
                     uint8_t *out) {
     const float most = 0.7f; /* how much of the picture the hottest spot may hide */
     float scale = full > 0 ? (float)(1 / full) : 0;
     scale = isfinite(scale) ? scale : 0;
     for (int64_t i = 0; i < count; i++) {
-        float v = fabsf(map[i]) * scale;
+        float v = heat[i] * scale;
         v = v > 1 ? 1 : v;
         float cover = most * (v < 0.5f ? 2 * v * (1.5f - v) : 1); /* weak heat hides little */
         const float colour[3] = {ramp(v, 3), ramp(v, 2), ramp(v, 1)};

@@ -6,6 +6,13 @@
 #include "kernels/tensor.h"
 #include "pipeline/options.h"
 
+/* What of a map is heat where it is drawn over the picture; the map itself stays as it is. */
+typedef enum pg_show {
+    PG_SHOW_MAGNITUDE, /* values of either sign: a gradient's says only which way the score goes */
+    PG_SHOW_POSITIVE,  /* what is above 0: below lies what speaks against the class */
+    PG_SHOW_RANGE      /* what is above the map's minimum: the values have no zero of their own */
+} pg_show;
+
 /* One worker's scratch for maps of one size. */
 typedef struct pg_map_scratch {
     int64_t height, width;
@@ -53,8 +60,12 @@ double pg_map_entropy(const float *map, int64_t count);
 double pg_map_mass_in(const float *map, int64_t height, int64_t width, const double transform[6],
                       const double roi[4]);
 
-/* The picture rgb [count,3] with the map over it in colour: 0 shows the picture, `full` and above
+/* The map's heat in place, >= 0: magnitudes, the positive part, or what is above the minimum. */
+void pg_map_heat(pg_show show, int64_t count, float *map);
+
+/* The picture rgb [count,3] with the heat over it in colour: 0 shows the picture, `full` and above
  * the hottest colour. */
-void pg_map_overlay(const float *map, double full, const uint8_t *rgb, int64_t count, uint8_t *out);
+void pg_map_overlay(const float *heat, double full, const uint8_t *rgb, int64_t count,
+                    uint8_t *out);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "kernels/mem.h"
 #include "pipeline/file_io.h"
-#include "pipeline/onnx_proto.h"
 
 static int open_folder(const char *path) {
     const char *slash = strrchr(path, '/');

@@ -20,6 +20,11 @@
 #include "pipeline/onnx_wire.h"
 #include "pipeline/sha256.h"
 
+/* The memory that loading a model may take beside its files: so many times their bytes, and a base
+ * (pg_model_options.max_load_bytes). A 4-bit weight becomes an int64, then a folded float, then two
+ * packed copies: 32 times; a convolution of a few channels takes 12 KB wherever its weights are. */
+enum { PG_ONNX_LOAD_FACTOR = 32 };
+
 typedef struct pg_onnx_external {
     bool open;
     int folder;      /* descriptor of the model's folder, -1: none */

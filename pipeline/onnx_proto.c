@@ -14,34 +14,6 @@ enum {
 };
 enum { MIN_OPSET = 7, MAX_OPSET = 21 };
 
-static bool utf8_ok(const uint8_t *p, size_t size) {
-    for (size_t i = 0; i < size;) {
-        uint8_t c = p[i++];
-        if (c < 0x80)
-            continue;
-        int more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
-        if (c < 0xc2 || c > 0xf4 || size - i < (size_t)more)
-            return false;
-        uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-        uint8_t high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        for (; more > 0; more--, i++, low = 0x80, high = 0xbf)
-            if (p[i] < low || p[i] > high)
-                return false;
-    }
-    return true;
-}
-
-bool pg_onnx_name_ok(pg_span name) {
-    if (name.size > PG_ONNX_MAX_NAME)
-        return false;
-    for (size_t i = 0; i < name.size; i++) {
-        uint8_t c = name.data[i], before = i > 0 ? name.data[i - 1] : 0;
-        if (c < 0x20 || c == 0x7f || (before == 0xc2 && c < 0xa0)) /* U+0080 to U+009F too */
-            return false;
-    }
-    return utf8_ok(name.data, name.size);
-}
-
 static pg_err damaged(pg_diag *diag, const char *what) {
     return pg_fail(diag, PG_EMODEL, "%s is damaged: not an ONNX file, or a truncated one", what);
 }

@@ -5,9 +5,7 @@
 
 #include "kernels/op.h"
 #include "pipeline/names.h"
-#include "pipeline/onnx_external.h"
-#include "pipeline/onnx_wire.h"
-#include "pipeline/pool.h"
+#include "pipeline/onnx_tensor.h"
 
 /* Counts no real network comes near; beyond them a file is refused before memory is taken. */
 enum {
@@ -16,13 +14,7 @@ enum {
     PG_ONNX_MAX_FUNCTIONS = 10000,
     PG_ONNX_MAX_VALUES = 4096, /* graph inputs that are not initialisers; graph outputs */
     PG_ONNX_MAX_IO = 4096,     /* inputs, outputs, attributes of one node */
-    PG_ONNX_MAX_NAME = 4096,   /* bytes */
 };
-
-/* The memory that loading a model may take beside its files: so many times their bytes, and a base
- * (pg_model_options.max_load_bytes). A 4-bit weight becomes an int64, then a folded float, then two
- * packed copies: 32 times; a convolution of a few channels takes 12 KB wherever its weights are. */
-enum { PG_ONNX_LOAD_FACTOR = 32 };
 
 /* A file's outline: spans into the file's bytes, arrays in the pool. */
 typedef struct pg_onnx_model {
@@ -78,14 +70,5 @@ typedef struct pg_onnx_function {
 } pg_onnx_function;
 pg_err pg_onnx_read_function(pg_span message, pg_pool *pool, pg_names *names,
                              pg_onnx_external *external, pg_onnx_function *out, pg_diag *diag);
-
-/* An initialiser or a tensor attribute: its name and its value, widened to float or int64. The
- * value points into the file where that is possible, else into the pool. A NaN is refused: one
- * would make every logit NaN. Infinity is not: masks and bounds are made of it. */
-pg_err pg_onnx_read_tensor(pg_span message, pg_pool *pool, pg_onnx_external *external,
-                           pg_span *name, pg_const *out, pg_diag *diag);
-
-/* True if the bytes may be a name: no control characters, valid UTF-8, not too long. */
-bool pg_onnx_name_ok(pg_span name);
 
 #endif

@@ -1,14 +1,12 @@
-/* TensorProto -> pg_const.
- *
- * A tensor may keep its elements in raw_data (little-endian, at any alignment), in another file in
+/* A tensor may keep its elements in raw_data (little-endian, at any alignment), in another file in
  * the same form, or in one of five typed lists, packed or not; half and bfloat16 values travel as
  * 16-bit patterns inside int32_data. Two 4-bit elements share a byte or a list entry, low bits
  * first. Whatever the form, the number of elements has to equal the product of the dimensions before any
  * memory is taken, so a file can never make us allocate more than a small multiple of its size.
  */
-#include <string.h>
+#include "pipeline/onnx_tensor.h"
 
-#include "pipeline/onnx_proto.h"
+#include <string.h>
 
 enum { FIELD_DIMS = 1, FIELD_TYPE = 2, FIELD_SEGMENT = 3, FIELD_FLOATS = 4, FIELD_INT32S = 5,
        FIELD_INT64S = 7, FIELD_NAME = 8, FIELD_RAW = 9, FIELD_DOUBLES = 10, FIELD_UINT64S = 11,

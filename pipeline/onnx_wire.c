@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "pipeline/utf8.h"
+
 uint16_t pg_wire_u16(const uint8_t *data) {
     return (uint16_t)(data[0] | data[1] << 8);
 }
@@ -25,6 +27,10 @@ double pg_wire_f64(uint64_t bits) {
     double value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+bool pg_onnx_name_ok(pg_span name) {
+    return name.size <= PG_ONNX_MAX_NAME && pg_utf8_printable(name.data, name.size);
 }
 
 pg_wire pg_wire_open(pg_span message) {

@@ -38,6 +38,11 @@ typedef struct pg_wire_field {
     pg_span bytes;  /* PG_WIRE_BYTES only */
 } pg_wire_field;
 
+enum { PG_ONNX_MAX_NAME = 4096 }; /* bytes */
+
+/* True if the bytes may be a name: printable UTF-8, not too long. */
+bool pg_onnx_name_ok(pg_span name);
+
 pg_wire pg_wire_open(pg_span message);
 
 /* Reads the next field. False at the end of the message or where it is malformed; then

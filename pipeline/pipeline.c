@@ -21,15 +21,16 @@ struct pg_pipeline {
     pg_preprocess *preprocess;
     pg_pass pass;
     pg_map_scratch scratch;
-    pg_attribution attribution;     /* of the last run */
+    const pg_saliency *method;      /* of the last run */
+    pg_attribution attribution;     /* its work */
     void *state[PG_SALIENCY_COUNT]; /* of each method that has run here */
     bool opened[PG_SALIENCY_COUNT];
     float *plain;       /* [C,H,W] */
     float *map;         /* [H,W] */
+    float *heat;        /* [H,W] what of it the overlay shows */
     uint8_t *overlay;   /* [H,W,3] */
     pg_jpeg_writer *jpeg;
-    const float *sorted; /* magnitudes of the last map, ascending; in scratch */
-    bool has_plain, has_overlay;
+    bool has_map, has_plain, has_overlay;
 };
 
 const char *pg_stage_name(pg_stage stage) {
@@ -45,8 +46,9 @@ static pg_err alloc_maps(pg_pipeline *p, pg_diag *diag) {
     p->attribution.values = pg_calloc(count, sizeof *p->attribution.values);
     p->plain = pg_calloc(count, sizeof *p->plain);
     p->map = pg_calloc(area, sizeof *p->map);
+    p->heat = pg_calloc(area, sizeof *p->heat);
     p->overlay = pg_calloc(area, 3);
-    if (!p->attribution.values || !p->plain || !p->map || !p->overlay)
+    if (!p->attribution.values || !p->plain || !p->map || !p->heat || !p->overlay)
         return pg_fail(diag, PG_ENOMEM, "no memory for maps");
     return PG_OK;
 }
@@ -99,6 +101,7 @@ void pg_pipeline_destroy(pg_pipeline **pipeline) {
     pg_free(p->attribution.values);
     pg_free(p->plain);
     pg_free(p->map);
+    pg_free(p->heat);
     pg_free(p->overlay);
     pg_free(p);
     *pipeline = NULL;
@@ -201,42 +204,42 @@ static void list_top(const pg_pipeline *p, pg_explanation *out) {
     out->explained = top_of(p, scale, p->pass.klass);
 }
 
-/* The attribution, reduced to one value per position and brought to the picture's size. */
-static void draw_map(pg_pipeline *p) {
+/* The attribution: reduced to one value per position, enlarged to the picture's size, smoothed. */
+static void draw_map(pg_pipeline *p, pg_reduce reduce, float *map) {
     const pg_attribution *a = &p->attribution;
     int64_t area = p->height * p->width, small_area = a->height * a->width;
     bool whole = small_area == area;
-    float *small = whole ? p->map : p->scratch.values; /* which has twice the room */
+    float *small = whole ? map : p->scratch.values; /* which has twice the room */
     pg_assert(small_area <= 2 * area);
     if (a->finish == PG_FINISH_NONE)
-        pg_map_reduce(p->explainer->options->reduce, a->values, a->layout, a->channels, small_area,
-                      small);
+        pg_map_reduce(reduce, a->values, a->layout, a->channels, small_area, small);
     else
         memcpy(small, a->values, (size_t)small_area * sizeof *small);
     if (a->finish == PG_FINISH_CAM)
         pg_cam_scale(small_area, small);
     if (!whole)
-        pg_map_enlarge(small, a->height, a->width, false, p->map, p->height, p->width);
+        pg_map_enlarge(small, a->height, a->width, false, map, p->height, p->width);
     if (a->finish != PG_FINISH_NONE)
-        pg_cam_scale(area, p->map);
+        pg_cam_scale(area, map);
+    pg_map_smooth(&p->scratch, map);
 }
 
 static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *out, pg_diag *diag) {
     const pg_attribution *a = &p->attribution;
     int64_t area = p->height * p->width;
-    draw_map(p);
-    pg_map_smooth(&p->scratch, p->map);
+    draw_map(p, p->explainer->options->reduce, p->map);
     if (!pg_map_finite(p->map, area))
         return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
-    p->sorted = pg_map_sort(&p->scratch, p->map);
+    const float *sorted = pg_map_sort(&p->scratch, p->map);
+    p->has_map = true;
     pg_preprocess_transform(p->preprocess, out->transform);
     pg_quality *q = &out->quality;
     q->entropy = pg_map_entropy(p->map, area);
-    q->gini = pg_map_gini(p->sorted, area);
+    q->gini = pg_map_gini(sorted, area);
     q->mass_in_roi = frame->has_roi
                          ? pg_map_mass_in(p->map, p->height, p->width, out->transform, frame->roi)
                          : (double)NAN;
-    q->degenerate = a->degenerate || !(p->sorted[area - 1] > 0) ||
+    q->degenerate = a->degenerate || !(sorted[area - 1] > 0) ||
                     (p->pass.pruned && pg_prune_degenerate(p->pass.prune));
     return PG_DROP_NONE;
 }
@@ -273,6 +276,7 @@ static pg_err run_method(pg_pipeline *p, const pg_saliency *method, pg_diag *dia
             return err;
     }
     p->opened[index] = true;
+    p->method = method;
     p->attribution = (pg_attribution){.values = p->attribution.values,
                                       .layout = p->pass.layout,
                                       .channels = p->channels,
@@ -312,8 +316,7 @@ void pg_pipeline_watch(pg_pipeline *p, void (*progress)(void *user, int done, in
 pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wish,
                         pg_explanation *out, pg_diag *diag) {
     *out = (pg_explanation){.n_top = 0};
-    p->has_plain = p->has_overlay = false;
-    p->sorted = NULL;
+    p->has_map = p->has_plain = p->has_overlay = false;
     const pg_saliency *method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
@@ -347,13 +350,26 @@ const float *pg_pipeline_attribution(pg_pipeline *p) {
     return p->plain;
 }
 
+/* The map's heat. A reduced map may have lost its signs, so it is drawn again with them. */
+static void draw_heat(pg_pipeline *p) {
+    pg_show show = p->method->kind->show;
+    int64_t area = p->height * p->width;
+    if (show == PG_SHOW_POSITIVE)
+        draw_map(p, PG_REDUCE_SUM, p->heat);
+    else
+        memcpy(p->heat, p->map, (size_t)area * sizeof *p->heat);
+    pg_map_heat(show, area, p->heat);
+}
+
 const uint8_t *pg_pipeline_overlay(pg_pipeline *p) {
     int64_t area = p->height * p->width;
-    if (!p->has_overlay && p->sorted) {
-        double full = pg_map_percentile(p->sorted, area, p->explainer->options->percentile);
+    if (!p->has_overlay && p->has_map) {
+        draw_heat(p);
+        const float *sorted = pg_map_sort(&p->scratch, p->heat);
+        double full = pg_map_percentile(sorted, area, p->explainer->options->percentile);
         if (!(full > 0)) /* a map of a few spots: the percentile of the rest is 0 */
-            full = (double)p->sorted[area - 1];
-        pg_map_overlay(p->map, full, pg_preprocess_rgb(p->preprocess), area, p->overlay);
+            full = (double)sorted[area - 1];
+        pg_map_overlay(p->heat, full, pg_preprocess_rgb(p->preprocess), area, p->overlay);
         p->has_overlay = true;
     }
     return p->overlay;

@@ -61,6 +61,7 @@ typedef struct pg_layer_result {
     const char *name;  /* borrowed */
     int conv;          /* number */
     int kept, total;
+    const uint8_t *keep; /* [total] 1 of the channels kept; NULL: all of them; borrowed */
     float beta;        /* method.md section 3 */
     float share;       /* M/(M+N) */
     bool degenerate;   /* left as it was */

@@ -139,12 +139,13 @@ const pg_conv_prune *pg_prune_begin(pg_prune *p, const pg_selection *selection) 
         /* What stands here stays where the pass never asks: H or L empty, off the gradient's path.
          */
         r->kept = kept == 0 ? r->total : (int)kept;
+        r->keep = alone ? NULL : selection->keep + p->layers->offset[i];
         r->beta = 1;
         r->share = alone ? 1 : 0;
         r->degenerate = true;
         if (!alone)
             p->convs[r->conv] =
-                (pg_conv_prune){.keep = selection->keep + p->layers->offset[i],
+                (pg_conv_prune){.keep = r->keep,
                                 .lasting = selection->lasting,
                                 .weigh = weigh,
                                 .user = &p->slots[i]};

@@ -6,6 +6,7 @@
 #ifndef PG_PIPELINE_SALIENCY_H
 #define PG_PIPELINE_SALIENCY_H
 
+#include "pipeline/map.h"
 #include "pipeline/pass.h"
 #include "pipeline/pipeline.h"
 
@@ -51,6 +52,7 @@ typedef struct pg_saliency_kind {
     /* Forward has run on the frame and the class is known (pass->klass). */
     pg_err (*run)(const pg_saliency *method, pg_pass *pass, void *state, pg_attribution *out,
                   pg_diag *diag);
+    pg_show show; /* what of its map is heat */
 } pg_saliency_kind;
 
 extern const pg_saliency_kind pg_saliency_lrp; /* prepared only for those who will ask for it */

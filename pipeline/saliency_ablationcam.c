@@ -104,5 +104,9 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return err;
 }
 
-const pg_saliency_kind pg_saliency_ablationcam = {
-    .check = pg_cam_check, .cost = cost, .open = open_state, .close = pg_cam_close, .run = run};
+const pg_saliency_kind pg_saliency_ablationcam = {.check = pg_cam_check,
+                                                  .cost = cost,
+                                                  .open = open_state,
+                                                  .close = pg_cam_close,
+                                                  .run = run,
+                                                  .show = PG_SHOW_POSITIVE};

@@ -30,4 +30,5 @@ const pg_saliency_kind pg_saliency_gradcam = {.check = pg_cam_check,
                                               .cost = pg_cam_cost,
                                               .open = pg_cam_open,
                                               .close = pg_cam_close,
-                                              .run = run};
+                                              .run = run,
+                                              .show = PG_SHOW_POSITIVE};

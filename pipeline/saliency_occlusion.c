@@ -148,5 +148,8 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return err;
 }
 
-const pg_saliency_kind pg_saliency_occlusion = {
-    .cost = cost, .open = open_state, .close = close_state, .run = run};
+const pg_saliency_kind pg_saliency_occlusion = {.cost = cost,
+                                                .open = open_state,
+                                                .close = close_state,
+                                                .run = run,
+                                                .show = PG_SHOW_POSITIVE};

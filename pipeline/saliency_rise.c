@@ -138,4 +138,5 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return PG_OK;
 }
 
-const pg_saliency_kind pg_saliency_rise = {.cost = cost, .open = open, .close = close, .run = run};
+const pg_saliency_kind pg_saliency_rise = {
+    .cost = cost, .open = open, .close = close, .run = run, .show = PG_SHOW_RANGE};

@@ -232,5 +232,9 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     return PG_OK;
 }
 
-const pg_saliency_kind pg_saliency_scorecam = {
-    .check = pg_cam_check, .cost = cost, .open = open_state, .close = close_state, .run = run};
+const pg_saliency_kind pg_saliency_scorecam = {.check = pg_cam_check,
+                                               .cost = cost,
+                                               .open = open_state,
+                                               .close = close_state,
+                                               .run = run,
+                                               .show = PG_SHOW_POSITIVE};

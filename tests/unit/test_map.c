@@ -89,6 +89,24 @@ Test(map, mass_in_a_region) {
     cr_assert_eq(pg_map_mass_in(ones, H, W, transform, all), 0);
 }
 
+Test(map, heat) {
+    static const struct {
+        pg_show show;
+        float map[4], want[4];
+    } cases[] = {{PG_SHOW_MAGNITUDE, {-3, 0, 2, -0.5f}, {3, 0, 2, 0.5f}},
+                 {PG_SHOW_POSITIVE, {-3, 0, 2, -0.5f}, {0, 0, 2, 0}},
+                 {PG_SHOW_RANGE, {-3, 0, 2, -0.5f}, {0, 3, 5, 2.5f}},
+                 {PG_SHOW_RANGE, {0.75f, 0.5f, 1, 0.5f}, {0.25f, 0, 0.5f, 0}},
+                 {PG_SHOW_RANGE, {7, 7, 7, 7}, {0, 0, 0, 0}}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        float heat[4];
+        memcpy(heat, cases[i].map, sizeof heat);
+        pg_map_heat(cases[i].show, 4, heat);
+        for (int k = 0; k < 4; k++)
+            cr_assert_eq(heat[k], cases[i].want[k], "%zu: %g", i, (double)heat[k]);
+    }
+}
+
 Test(map, overlay) {
     const float map[3] = {0, 2, 9};
     uint8_t rgb[9], out[9];

@@ -1,4 +1,4 @@
-"""The `parchgrad` command: publish frames, view results."""
+"""The `parchgrad` command: publish frames, record them, view results."""
 import argparse
 import io
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from . import show, sources, stream, wire
+from . import recording, show, sources, stream, wire
 
 
 class Progress:
@@ -89,6 +89,30 @@ def publish(arguments):
             progress.end()
     seconds = time.monotonic() - started
     print(f"{arguments.stream}: {sent} frames in {seconds:.1f} s", file=sys.stderr)
+
+
+def record(arguments):
+    """A file is read as fast as it goes, its frames stamped as if it had played; a camera is what it is."""
+    source = sources.open_source(arguments.source)
+    fps = arguments.fps or source.fps or 4
+    progress = Progress(arguments.stream, arguments.count or source.count)
+    with recording.Recorder(arguments.file, arguments.stream) as recorder:
+        begin = time.time_ns()
+        try:
+            for frame in source.frames():
+                ts = time.time_ns() if source.count is None else begin + int(recorder.seq * 1e9 / fps)
+                frame = to_jpeg(frame, arguments.quality) if arguments.jpeg else frame
+                recorder.send(frame, ts=ts)
+                progress.step(recorder.seq)
+                if recorder.seq == arguments.count or (
+                        arguments.seconds and ts - begin >= arguments.seconds * 1e9):
+                    break
+        finally:
+            progress.end()
+            print(f"{arguments.file}: {recorder.seq} frames of {arguments.stream}, "
+                  f"{recorder.bytes / 1e6:.1f} MB", file=sys.stderr)
+    if not recorder.seq:
+        raise sources.SourceError("the source gave no frame")
 
 
 def choose_viewer(arguments):
@@ -176,6 +200,21 @@ def parser():
     p.add_argument("--wait", type=positive(float), default=30.0, metavar="SECONDS",
                    help="give up if no daemon listens for so long (30)")
     p.set_defaults(run=publish)
+
+    r = commands.add_parser("record", help="keep frames in a file, for parchgradd evaluate",
+                            description="Keeps the frames of a video, a camera or pictures in a file "
+                                        "that `parchgradd evaluate --data` reads. Ctrl-C ends it well.")
+    r.add_argument("source", help="as of publish")
+    r.add_argument("file", help="the recording, a new file")
+    r.add_argument("--stream", default="recording", help="stream id (recording)")
+    r.add_argument("--fps", type=positive(float),
+                   help="of files, for the frames' times (default: the video's own; pictures 4)")
+    r.add_argument("--jpeg", action="store_true", help="keep JPEG instead of raw pixels")
+    r.add_argument("--quality", type=int, choices=range(1, 101), default=90, metavar="1..100",
+                   help="of --jpeg (90)")
+    r.add_argument("--count", type=positive(int), metavar="N", help="stop after N frames")
+    r.add_argument("--seconds", type=positive(float), metavar="N", help="stop after N seconds of frames")
+    r.set_defaults(run=record)
 
     v = commands.add_parser("view", help="show results: window, terminal, files or text",
                             description="Shows results in a window where there is one, in the "
