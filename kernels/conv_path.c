@@ -24,13 +24,11 @@ static const pg_conv_kernel *const own_kernels[] = {
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},
     {.name = "library"}, /* its first choice, where the default is our own */
-    {.name = "second", .nth = 1},
     {.name = "apart", .apart = true}, /* some implementations cannot add: 2.6's brgconv_1x1 */
     {.name = "blocked", .any = true},
     {.name = "winograd", .winograd = true, .any = true},
     {.name = "winograd-second", .winograd = true, .any = true, .nth = 1},
     {.name = "flip", .flipped = true},
-    {.name = "flip-second", .flipped = true, .nth = 1},
     {.name = "flip-blocked", .flipped = true, .any = true},
     {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
     {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},

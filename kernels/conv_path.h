@@ -57,7 +57,7 @@ typedef struct pg_conv_way {
 
 /* The first is the default: our own kernel, or the library's first choice, channels-last if it has
  * a fast implementation for that. */
-enum { PG_CONV_WAYS = 13 };
+enum { PG_CONV_WAYS = 11 };
 extern const pg_conv_way pg_conv_ways[PG_CONV_WAYS];
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src
