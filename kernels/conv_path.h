@@ -52,6 +52,7 @@ typedef struct pg_conv_way {
     bool any;   /* the library's own layouts, with reorders around it */
     bool apart; /* addition and activation are left to the caller */
     int nth;    /* of the library's implementations */
+    bool small; /* our own kernel for small maps, also where it is not the default */
 } pg_conv_way;
 
 /* The first is the default: our own kernel, or the library's first choice, channels-last if it has
@@ -108,6 +109,7 @@ typedef struct pg_conv_run {
     const float *own_in, *own_weights; /* where path.own runs */
     float *own_out;
     void *own_scratch;
+    const float *own_skip;
 } pg_conv_run;
 
 /* Handles on `in` and `out` (of float or pg_bf16, as the spec said) and `scratch` (scratch_bytes,

@@ -3,15 +3,20 @@
  * noise does not decide between equals, and one that takes twice as long in its first run is
  * dropped. What a way leaves to the caller (addition, activation) is timed with it.
  *
- * Runs in a row find their weights in the cache; in a network others have passed through it
- * meanwhile, and weights come from memory. That time is added: with 512 channels at 7x7 a run takes
- * 1.1 ms in a row and 1.7 in ResNet-50. And a way that packs weights into more bytes (Winograd:
- * 16/9 or 4 times as many, which conv_lines.h cannot read) must be worth them, 15 % faster; that
- * keeps Winograd where maps are large, and where it halves the time.
+ * In a network the input was just written, and the weights have not been used for a frame: they are
+ * driven out of the caches before a run is timed, for ways differ in how well they fetch them. With
+ * 512 channels at 7x7 a run of oneDNN's takes 1.1 ms in a row and 1.7 in ResNet-50.
+ *
+ * A way that packs weights into more bytes (Winograd: 16/9 or 4 times as many, which conv_lines.h
+ * cannot read) must be worth them, 15 % faster; that keeps Winograd where maps are large, and where
+ * it halves the time.
  *
  * With one thread the clock is the thread's processor time, which other programs disturb less. */
 #include "kernels/conv_tune.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <dnnl.h>
 #include <math.h>
 #include <omp.h>
@@ -25,7 +30,6 @@
 
 enum { RUNS = 3, LONG_NS = 10000000 };
 static const double FASTER = 0.97, WORTH_MEMORY = 0.85, HOPELESS = 2;
-static const double BYTES_PER_NS = 14; /* one thread reads, about */
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -121,6 +125,8 @@ void pg_conv_tuner_library(char text[PG_CONV_KEY_MAX]) {
 }
 
 void pg_conv_tuner_free(pg_conv_tuner *tuner) {
+    if (tuner->changed) /* the code of those that lost: 20 MB after DenseNet's layers */
+        pg_dnnl_forget();
     pg_free(tuner->choices);
     memset(tuner, 0, sizeof *tuner);
 }
@@ -173,6 +179,20 @@ static bool run(const bench *b, const pg_conv_path *path, const pg_conv_run *run
     return true;
 }
 
+/* Drives [from, from + bytes) out of the caches, on processors that have the instruction. */
+#if defined(__x86_64__)
+__attribute__((target("clflushopt"))) static void flush(const char *from, size_t bytes) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_CLFLUSHOPT))
+        return;
+    for (size_t i = 0; i < bytes; i += PG_MEM_ALIGN)
+        __builtin_ia32_clflushopt(from + i);
+    __builtin_ia32_mfence();
+}
+#else
+static void flush(const char *from, size_t bytes) { (void)from, (void)bytes; }
+#endif
+
 /* Nanoseconds of the path; UINT64_MAX: it failed, or is hopeless against `best`. */
 static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t best) {
     pg_conv_run handles = {0};
@@ -185,6 +205,8 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
               run(b, path, &handles, &ns) && (double)ns < HOPELESS * (double)best;
     for (int i = 0; ok && i < (ns > LONG_NS ? 1 : RUNS); i++) {
         uint64_t once = 0;
+        if (path->weights)
+            flush(path->weights, path->packed_bytes);
         ok = run(b, path, &handles, &once);
         least = once < least ? once : least;
     }
@@ -193,14 +215,11 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
     return ok ? least : UINT64_MAX;
 }
 
-/* Of a run in a network. */
-static double cost(const pg_conv_path *path, uint64_t ns) {
-    return (double)ns + (double)path->weight_bytes / (BYTES_PER_NS * omp_get_max_threads());
-}
-
-/* What the way cannot be faster at is not tried. */
-static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) {
+/* What the way cannot be faster at is not tried, nor the library's choice where that is the default. */
+static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way, bool own) {
     const pg_conv_geometry *g = spec->geometry;
+    if (way == pg_conv_ways + 1 && !own)
+        return false;
     bool three = g->k_h == 3 && g->k_w == 3 && g->dnnl.strides[0] == 1 && g->dnnl.strides[1] == 1;
     if (way->winograd && (!three || g->groups != 1 || way->flipped != spec->backward))
         return false;
@@ -211,23 +230,23 @@ static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) 
 static const pg_conv_way *measure(const pg_conv_path_spec *spec, const bench *b,
                                   pg_conv_path *path) {
     const pg_conv_way *chosen = pg_conv_ways;
-    uint64_t least = time_path(b, path, UINT64_MAX);
-    double best = cost(path, least);
+    const bool own = path->own != NULL;
+    uint64_t best = time_path(b, path, UINT64_MAX);
     for (int i = 1; i < PG_CONV_WAYS; i++) {
         pg_conv_path_spec other = *spec;
         pg_conv_path candidate = {0};
         other.way = &pg_conv_ways[i];
-        if (!worth_trying(spec, other.way) || pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
+        if (!worth_trying(spec, other.way, own) ||
+            pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
             continue;
         uint64_t ns =
-            strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, least) : UINT64_MAX;
+            strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, best) : UINT64_MAX;
         double needed = candidate.packed_bytes > path->packed_bytes ? WORTH_MEMORY : FASTER;
-        bool faster = cost(&candidate, ns) < needed * best;
+        bool faster = (double)ns < needed * (double)best;
         pg_conv_path loser = faster ? *path : candidate;
         if (faster) {
             *path = candidate;
-            least = ns;
-            best = cost(path, ns);
+            best = ns;
             chosen = other.way;
         }
         pg_conv_path_free(&loser);

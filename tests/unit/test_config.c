@@ -302,8 +302,7 @@ Test(config, set_errors_name_the_option) {
 static char *read_conf(const char *name, size_t *size) {
     uint8_t *text = NULL;
     char path[512];
-    const char *here = strstr(__FILE__, "tests/unit/");
-    snprintf(path, sizeof path, "%.*sconf/%s", (int)(here - __FILE__), __FILE__, name);
+    snprintf(path, sizeof path, "conf/%s", name);
     cr_assert_eq(pg_file_read(path, PG_CONFIG_MAX_BYTES, &text, size, &diag), PG_OK, "%s",
                  diag.text);
     return (char *)text;
