@@ -1,5 +1,6 @@
 /* What it takes: the kept columns of the gradient side by side, which the pass that measures the
- * groups leaves here (channel_split.h), and the kept rows of the weights in the library's layout.
+ * groups leaves here (channel_split.h), and the kept rows of the weights in the layout of the
+ * library or of our own kernel for small maps, whichever runs.
  * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
  * with rows of zeros, which change no sum.
  *
@@ -15,12 +16,14 @@
 #include <string.h>
 
 #include "kernels/channel_bf16.h"
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
 enum {
     BLOCK = 16,       /* channels the library works on at a time */
     PACK_FLOPS = 200, /* what convolution computes while one weight is packed: 70 to 240 measured
-                         on layers of ResNet-50 and VGG16, one thread and two */
+                         on layers of ResNet-50 and VGG16, one thread and two; */
+    OWN_PACK_FLOPS = 120, /* by a kernel of our own: 80 to 140 on ResNet-50's last */
     PARALLEL_ROWS = 16384 /* weights that are copied in the time a second thread takes to start */
 };
 
@@ -68,6 +71,26 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
     return kept->rows != NULL;
 }
 
+/* The kernel that takes rows out of what it has packed itself; NULL: another way. */
+static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
+    return kept->path.own && kept->path.own->pick ? kept->path.own : NULL;
+}
+
+/* All weights as the kernel packs them: the full path's, or a copy. */
+static bool share_own(const pg_conv_path_spec *full, const pg_conv_path *path, pg_conv_kept *kept) {
+    const pg_conv_kernel *own = picker(kept);
+    if (path && path->own == own && path->weights) {
+        kept->packed = path->weights;
+        return true;
+    }
+    kept->weight_bytes = own->packed_bytes(full->geometry);
+    kept->rows = pg_malloc(kept->weight_bytes);
+    kept->packed = kept->rows;
+    if (kept->rows)
+        own->pack(full->geometry, full->weights, kept->rows);
+    return kept->rows != NULL;
+}
+
 /* Rows can be taken from what the full path has packed, and fill what this one wants wholly. */
 static bool share(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
                   pg_conv_kept *kept) {
@@ -83,12 +106,19 @@ static bool share(const pg_conv_path_spec *full, const pg_conv_path *path, int64
     return kept->packed != NULL;
 }
 
+static bool make_weights(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
+                         pg_conv_kept *kept) {
+    if (picker(kept))
+        return share_own(full, path, kept);
+    return share(full, path, capacity, kept) || copy_rows(kept, full->weights);
+}
+
 static void plan(pg_conv_kept *kept) {
     size_t capacity = (size_t)kept->capacity;
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
     kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
-    kept->staging = take(end, kept->rows ? capacity * (size_t)kept->row * element(kept) : 0);
+    kept->staging = take(end, !kept->packed ? capacity * (size_t)kept->row * element(kept) : 0);
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
@@ -118,8 +148,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path
         return PG_OK;
     pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
     bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
-    if (!err && !slow && !share(full, path, blocks(most) * BLOCK, out) &&
-        !copy_rows(out, full->weights))
+    if (!err && !slow && !make_weights(full, path, blocks(most) * BLOCK, out))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
     if (err || slow) {
         pg_conv_kept_free(out);
@@ -216,7 +245,8 @@ bool pg_conv_kept_pays(const pg_conv_kept *kept, const pg_conv_kept_state *s, co
     if (lasting || find(kept, s, keep) >= 0)
         return true;
     int64_t dropped = blocks(kept->channels) - kept->capacity / BLOCK;
-    return 2 * kept->positions * dropped > PACK_FLOPS * (kept->capacity / BLOCK);
+    int64_t cost = picker(kept) ? OWN_PACK_FLOPS : PACK_FLOPS;
+    return 2 * kept->positions * dropped > cost * (kept->capacity / BLOCK);
 }
 
 /* ---- execute ---- */
@@ -260,7 +290,10 @@ static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
     pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
-    if (kept->rows)
+    if (picker(kept))
+        picker(kept)->pick(&kept->path.geometry, kept->channels, kept->packed, s->channel, s->count,
+                           e->weights);
+    else if (!kept->packed)
         err = pack_rows(kept, s, e);
     else
         pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);

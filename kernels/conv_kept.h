@@ -27,10 +27,11 @@ typedef struct pg_conv_kept {
     int64_t channels, positions,
         row; /* out_c, out_h out_w and in_c/groups k_h k_w of the convolution */
     int64_t in_positions;
-    const float *packed;    /* the weights as the full path has them; NULL: in rows */
+    const float *packed;    /* the weights as the full path, or this one's own kernel, has them;
+                               NULL: in rows */
     pg_conv_lines from, to; /* of packed, of the masks' rows */
     bool bf16;              /* rows hold pg_bf16, not float */
-    void *rows;             /* [channels, row]; NULL: in packed */
+    void *rows;             /* [channels, row], or what packed is, if it is owned; NULL: neither */
     int entries;            /* masks a session remembers */
     size_t gradient, staging, result,
         scratch; /* where in scratch: [positions, capacity],

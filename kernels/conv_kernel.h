@@ -11,15 +11,21 @@ typedef struct pg_conv_call {
     const float *in;      /* backward: d_dst */
     float *out;           /* backward: d_src */
     void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
+    const float *skip;    /* added to what comes out, if path->adds; otherwise NULL */
 } pg_conv_call;
 
 typedef struct pg_conv_kernel {
     const char *name;
+    bool adds; /* a skip, before the activation */
     bool (*takes)(const pg_conv_path_spec *spec);
     size_t (*packed_bytes)(const pg_conv_geometry *geometry);
     size_t (*scratch_bytes)(const pg_conv_geometry *geometry); /* for the thread count in force */
     /* `plain` as in pg_conv_path_spec. */
     void (*pack)(const pg_conv_geometry *geometry, const float *plain, float *packed);
+    /* Backward, NULL: not there. The packed weights of `count` of `channels` channels of the output
+     * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
+    void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
+                 const int32_t *channel, int64_t count, float *packed);
     /* Every sum is taken in one order, whatever the number of threads. */
     void (*run)(const pg_conv_path *path, const pg_conv_call *call);
 } pg_conv_kernel;
@@ -29,5 +35,13 @@ extern const pg_conv_kernel pg_conv_first_backward;
 
 /* Depthwise convolutions, 3, 5 or 7 wide; forward with bias and activation. */
 extern const pg_conv_kernel pg_conv_depthwise_forward, pg_conv_depthwise_backward;
+
+/* Dense convolutions on small maps, both ways; forward with bias, addition and activation. They
+ * take what they are clearly faster at; `can` says what they are able to do. */
+extern const pg_conv_kernel pg_conv_small_forward, pg_conv_small_backward;
+bool pg_conv_small_can(const pg_conv_path_spec *spec);
+
+/* Dense convolutions of inputs that are 0 in many places (the spec says so). */
+extern const pg_conv_kernel pg_conv_sparse_forward, pg_conv_sparse_backward;
 
 #endif

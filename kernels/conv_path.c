@@ -17,11 +17,15 @@
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
+/* The first that takes a convolution has it. */
 static const pg_conv_kernel *const own_kernels[] = {
-    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward};
+    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward,
+    &pg_conv_sparse_forward, &pg_conv_sparse_backward,   &pg_conv_small_forward,
+    &pg_conv_small_backward};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},
+    {.name = "library"}, /* its first choice, where the default is our own */
     {.name = "apart", .apart = true}, /* some implementations cannot add: 2.6's brgconv_1x1 */
     {.name = "blocked", .any = true},
     {.name = "winograd", .winograd = true, .any = true},
@@ -30,6 +34,7 @@ const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "flip-blocked", .flipped = true, .any = true},
     {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
     {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
+    {.name = "small", .small = true},
 };
 
 static size_t round_up(size_t bytes) {
@@ -355,18 +360,31 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
 }
 
 static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
-    bool allowed = !spec->library_only && !spec->bf16;
-    for (size_t i = 0; allowed && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+    if (spec->library_only || spec->bf16)
+        return NULL;
+    if (spec->way->small && pg_conv_small_can(spec))
+        return spec->backward ? &pg_conv_small_backward : &pg_conv_small_forward;
+    if (spec->way != pg_conv_ways)
+        return NULL;
+    for (size_t i = 0; i < sizeof own_kernels / sizeof own_kernels[0]; i++)
         if (own_kernels[i]->takes(spec))
             return own_kernels[i];
     return NULL;
 }
 
+bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec) {
+    pg_conv_path_spec first = *spec;
+    first.way = pg_conv_ways;
+    const pg_conv_kernel *own = own_kernel(&first);
+    return own == &pg_conv_sparse_forward || own == &pg_conv_sparse_backward;
+}
+
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
     path->backward = spec->backward;
     path->geometry = *spec->geometry;
-    path->whole = !spec->add; /* none of them adds */
-    path->act = spec->add ? PG_ACT_NONE : spec->act;
+    path->adds = spec->add && path->own->adds;
+    path->whole = path->adds || !spec->add;
+    path->act = path->whole ? spec->act : PG_ACT_NONE;
     path->lo = spec->lo;
     path->hi = spec->hi;
     path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
@@ -429,9 +447,11 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *wish, pg_conv_path *path, pg_d
         spec.way = pg_conv_ways;
     if (spec.backward)
         spec.add = false, spec.act = PG_ACT_NONE;
-    path->own = spec.way == pg_conv_ways ? own_kernel(&spec) : NULL;
+    path->own = own_kernel(&spec);
     if (path->own)
         return make_own(&spec, path, diag);
+    if (spec.way->small)
+        return pg_fail(diag, PG_EFAIL, "convolution: not for the kernel for small maps");
     if (pg_dnnl_engine() == NULL)
         return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
                        DNNL_VERSION_MAJOR, dnnl_version()->major);

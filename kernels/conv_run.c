@@ -81,6 +81,9 @@ void pg_conv_run_free(pg_conv_run *run) {
 pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
                        pg_diag *diag) {
     pg_assert(path->adds && !run->addend);
+    run->own_skip = addend;
+    if (path->own)
+        return PG_OK;
     dnnl_status_t status =
         dnnl_memory_create(&run->addend, path->our_out, pg_dnnl_engine(), (void *)addend);
     if (status)
@@ -134,8 +137,12 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *
 
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
     if (path->own) {
-        path->own->run(path, &(pg_conv_call){run->own_weights, run->own_in, run->own_out,
-                                             run->own_scratch});
+        const pg_conv_call call = {.weights = run->own_weights,
+                                   .in = run->own_in,
+                                   .out = run->own_out,
+                                   .scratch = run->own_scratch,
+                                   .skip = run->own_skip};
+        path->own->run(path, &call);
         return PG_OK;
     }
     dnnl_status_t status = dnnl_success;

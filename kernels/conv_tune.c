@@ -3,15 +3,20 @@
  * noise does not decide between equals, and one that takes twice as long in its first run is
  * dropped. What a way leaves to the caller (addition, activation) is timed with it.
  *
- * Runs in a row find their weights in the cache; in a network others have passed through it
- * meanwhile, and weights come from memory, how fast depends on the way: with 512 channels at 7x7 a
- * run takes 1.1 ms in a row and 1.7 in ResNet-50. So the time of reading them is added, and half as
- * much again to a way that is to replace another. That keeps Winograd, whose weights are 16/9 or 4
- * times as many bytes, to large maps, where it gains; elsewhere it only took memory.
+ * In a network the input was just written, and the weights have not been used for a frame: they are
+ * driven out of the caches before a run is timed, for ways differ in how well they fetch them. With
+ * 512 channels at 7x7 a run of oneDNN's takes 1.1 ms in a row and 1.7 in ResNet-50.
+ *
+ * A way that packs weights into more bytes (Winograd: 16/9 or 4 times as many, which conv_lines.h
+ * cannot read) must be worth them, 15 % faster; that keeps Winograd where maps are large, and where
+ * it halves the time.
  *
  * With one thread the clock is the thread's processor time, which other programs disturb less. */
 #include "kernels/conv_tune.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <dnnl.h>
 #include <math.h>
 #include <omp.h>
@@ -24,8 +29,7 @@
 #include "kernels/mem.h"
 
 enum { RUNS = 3, LONG_NS = 10000000 };
-static const double FASTER = 0.97, HOPELESS = 2;
-static const double BYTES_PER_NS = 14, SLOW_BYTES_PER_NS = 9; /* that one thread reads */
+static const double FASTER = 0.97, WORTH_MEMORY = 0.85, HOPELESS = 2;
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -61,6 +65,8 @@ static void write_key(const pg_conv_path_spec *spec, char key[PG_CONV_KEY_MAX]) 
     int used = snprintf(key, PG_CONV_KEY_MAX, "%s", spec->backward ? "backward" : "forward");
     for (size_t i = 0; i < sizeof n / sizeof n[0] && used < PG_CONV_KEY_MAX; i++)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " %lld", (long long)n[i]);
+    if (pg_conv_path_is_sparse(spec) && used < PG_CONV_KEY_MAX)
+        used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " sparse");
     if (spec->library_only && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " library");
     if (!spec->backward && used < PG_CONV_KEY_MAX)
@@ -153,6 +159,9 @@ static bool open_bench(const pg_conv_path_spec *spec, bench *b) {
                  .in = zeros(spec->backward ? dst : src),
                  .out = zeros(spec->backward ? src : dst),
                  .skip = spec->add ? zeros(dst) : NULL};
+    int64_t count = spec->backward ? dst : src;
+    for (int64_t i = 0; spec->sparse && b->in && i < count; i++) /* half of them, without a pattern */
+        b->in[i] = (float)((uint32_t)i * 2654435761u >> 31);
     if (b->in && b->out && (b->skip || !spec->add))
         return true;
     close_bench(b);
@@ -170,6 +179,20 @@ static bool run(const bench *b, const pg_conv_path *path, const pg_conv_run *run
     return true;
 }
 
+/* Drives [from, from + bytes) out of the caches, on processors that have the instruction. */
+#if defined(__x86_64__)
+__attribute__((target("clflushopt"))) static void flush(const char *from, size_t bytes) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_CLFLUSHOPT))
+        return;
+    for (size_t i = 0; i < bytes; i += PG_MEM_ALIGN)
+        __builtin_ia32_clflushopt(from + i);
+    __builtin_ia32_mfence();
+}
+#else
+static void flush(const char *from, size_t bytes) { (void)from, (void)bytes; }
+#endif
+
 /* Nanoseconds of the path; UINT64_MAX: it failed, or is hopeless against `best`. */
 static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t best) {
     pg_conv_run handles = {0};
@@ -182,6 +205,8 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
               run(b, path, &handles, &ns) && (double)ns < HOPELESS * (double)best;
     for (int i = 0; ok && i < (ns > LONG_NS ? 1 : RUNS); i++) {
         uint64_t once = 0;
+        if (path->weights)
+            flush(path->weights, path->packed_bytes);
         ok = run(b, path, &handles, &once);
         least = once < least ? once : least;
     }
@@ -190,14 +215,11 @@ static uint64_t time_path(const bench *b, const pg_conv_path *path, uint64_t bes
     return ok ? least : UINT64_MAX;
 }
 
-/* Of a run in a network. */
-static double cost(const pg_conv_path *path, uint64_t ns, double bytes_per_ns) {
-    return (double)ns + (double)path->weight_bytes / (bytes_per_ns * omp_get_max_threads());
-}
-
-/* What the way cannot be faster at is not tried. */
-static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) {
+/* What the way cannot be faster at is not tried, nor the library's choice where that is the default. */
+static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way, bool own) {
     const pg_conv_geometry *g = spec->geometry;
+    if (way == pg_conv_ways + 1 && !own)
+        return false;
     bool three = g->k_h == 3 && g->k_w == 3 && g->dnnl.strides[0] == 1 && g->dnnl.strides[1] == 1;
     if (way->winograd && (!three || g->groups != 1 || way->flipped != spec->backward))
         return false;
@@ -208,22 +230,23 @@ static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way) 
 static const pg_conv_way *measure(const pg_conv_path_spec *spec, const bench *b,
                                   pg_conv_path *path) {
     const pg_conv_way *chosen = pg_conv_ways;
-    uint64_t least = time_path(b, path, UINT64_MAX);
-    double best = cost(path, least, BYTES_PER_NS);
+    const bool own = path->own != NULL;
+    uint64_t best = time_path(b, path, UINT64_MAX);
     for (int i = 1; i < PG_CONV_WAYS; i++) {
         pg_conv_path_spec other = *spec;
         pg_conv_path candidate = {0};
         other.way = &pg_conv_ways[i];
-        if (!worth_trying(spec, other.way) || pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
+        if (!worth_trying(spec, other.way, own) ||
+            pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
             continue;
         uint64_t ns =
-            strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, least) : UINT64_MAX;
-        bool faster = cost(&candidate, ns, SLOW_BYTES_PER_NS) < FASTER * best;
+            strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, best) : UINT64_MAX;
+        double needed = candidate.packed_bytes > path->packed_bytes ? WORTH_MEMORY : FASTER;
+        bool faster = (double)ns < needed * (double)best;
         pg_conv_path loser = faster ? *path : candidate;
         if (faster) {
             *path = candidate;
-            least = ns;
-            best = cost(path, ns, BYTES_PER_NS);
+            best = ns;
             chosen = other.way;
         }
         pg_conv_path_free(&loser);

@@ -18,8 +18,10 @@ static const conv_case shapes[] = {
     {4, 15, 13, 35, 3, 2, 1, 2, 1, 3, 2, 1, 0, 2, 1},
     {32, 1, 1, 64, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
     {17, 1, 20, 47, 1, 5, 1, 1, 1, 1, 1, 0, 2, 0, 2},
+    {70, 7, 7, 100, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the kernel for small maps, from 64 on */
+    {81, 14, 14, 120, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},
 };
-enum { SHAPES = sizeof shapes / sizeof shapes[0], CHANNELS_MAX = 64 };
+enum { SHAPES = sizeof shapes / sizeof shapes[0], CHANNELS_MAX = 128 };
 static const float BETA = 1.75f;
 
 typedef struct bench {
@@ -113,9 +115,9 @@ static bool is_short(bench *b) {
 
 Test(conv_kept, matches_plain_loops) {
     for (int s = 0; s < SHAPES; s++) {
-        int64_t channels = shapes[s].out_c, counts[] = {1, 15, 16, 17, channels - 1};
-        for (int i = 0; i < 5; i++)
-            for (int relu = 0; relu < 2; relu++) {
+        int64_t channels = shapes[s].out_c, counts[] = {1, 15, 16, 17, channels - 1, channels - 30};
+        for (int i = 0; i < 6; i++)
+            for (int relu = 0; relu < 2 && counts[i] > 0; relu++) {
                 bench b;
                 open(&b, &shapes[s], counts[i], relu ? PG_ACT_RELU : PG_ACT_NONE);
                 choose(&b, counts[i], 0);
@@ -125,6 +127,8 @@ Test(conv_kept, matches_plain_loops) {
                     cr_assert_eq(is_short(&b), shorter, "shape %d, %lld kept", s,
                                  (long long)counts[i]);
                 cr_assert_null(strstr(b.c.op->impl, "ref"), "%s", b.c.op->impl);
+                if (counts[i] >= 64 && counts[i] + 30 == channels && __builtin_cpu_supports("avx512f"))
+                    cr_assert(strstr(b.c.op->impl, "channels own:small"), "%s", b.c.op->impl);
                 op_check_close(&b.c);
             }
     }
@@ -144,13 +148,16 @@ Test(conv_kept, any_number_of_channels_comes_out_right) {
 }
 
 Test(conv_kept, masks_take_turns) {
-    bench b;
-    open(&b, &shapes[0], 8, PG_ACT_RELU);
-    for (int turn = 0; turn < 20; turn++) { /* two classes, then more than are remembered */
-        choose(&b, 8, turn < 8 ? turn % 2 : turn % 7);
-        check(&b);
+    for (int own = 0; own < 2; own++) {
+        int64_t count = own ? 70 : 8;
+        bench b;
+        open(&b, &shapes[own ? 9 : 0], count, PG_ACT_RELU);
+        for (int turn = 0; turn < 20; turn++) { /* two classes, then more than are remembered */
+            choose(&b, count, turn < 8 ? turn % 2 : turn % 7);
+            check(&b);
+        }
+        op_check_close(&b.c);
     }
-    op_check_close(&b.c);
 }
 
 Test(conv_kept, masks_of_single_frames) {

@@ -1,0 +1,419 @@
+/* Dense convolutions on small maps, both ways. A weight there is used only 49 times (7x7) or 196
+ * times (14x14), so fetching the weights takes about as long as multiplying by them, and what is to
+ * be gained is doing both at once.
+ *
+ * Seen from a tap (a, b) of the kernel a convolution is a matrix product: output positions whose
+ * window has that tap inside the map, times channels. Both directions are the same loop, with the
+ * two positions of a pair exchanged: forward, (r, q) of dst sums what is at (r stride - top + a
+ * dilation, q stride - left + b dilation) of src; backward the other way round. Taps outside the
+ * map are left out, not added as zeros.
+ *
+ * Weights are packed in the order they are used: [tile][tap][channel summed over][64 or fewer
+ * channels of the output]. Some channels of a tap, as many as fit into the first-level cache, are a
+ * block. Positions meet it in groups of up to 6, whose 6 x 64 sums stay in registers meanwhile: per
+ * channel 4 weights and 6 inputs are loaded for 24 multiply-adds. While a block is worked on, the
+ * next one is fetched into the second-level cache, a few lines at a time.
+ *
+ * Each tile belongs to one thread. A sum runs over taps and then channels, in order, however it is
+ * cut into blocks and groups. */
+#include "kernels/conv_kernel.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/mem.h"
+#include "kernels/simd.h"
+
+enum {
+    LANES = 16,
+    VECTORS = 4,             /* of a tile */
+    POSITIONS = 8,           /* in a group; 6 of 4 vectors */
+    BLOCK_FLOATS = 8192,     /* most of a first-level cache */
+    FETCH = 16,              /* channels between two turns of fetching */
+    MAP = 1024,              /* positions, at most */
+    LITTLE_MAP = 64,         /* where it is the first choice, */
+    LITTLE_DEPTH = 64,       /* from so many channels on */
+    PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
+};
+
+typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t mask __attribute__((vector_size(LANES * sizeof(float))));
+typedef float vec_anywhere
+    __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("avx512f")))
+static bool is_wide(void) { return __builtin_cpu_supports("avx512f"); }
+#else
+#define WIDE
+static bool is_wide(void) { return false; }
+#endif
+#define INLINE static inline __attribute__((always_inline)) WIDE
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; } /* a >= 0 */
+
+/* ---- a group of positions ---- */
+
+/* Positions [channels] of the input meet a block of weights. The sums are of a tile, in vectors. */
+typedef struct group {
+    const float *weights, *fetch; /* [channels][tile]; [fetch_channels][tile] for later */
+    int64_t channels, fetch_channels;
+    const float *in[POSITIONS];
+    int64_t position[POSITIONS]; /* of the sums */
+    float *sums;                 /* [positions][tile] */
+    const float *start;          /* [tile] what sums begin with; NULL: what stands there */
+    bool ends;                   /* the results go to out, not to sums */
+    float *out;                  /* [positions][pitch] */
+    const float *skip;           /* the same, or NULL: to be added */
+    int64_t pitch;
+    float lo, hi;
+} group;
+
+INLINE void end(const group *g, int64_t at, vec *sum, const vec *lo, const vec *hi) {
+    if (g->skip)
+        *sum += *(const vec_anywhere *)(g->skip + at);
+    mask below = *sum < *lo;
+    *sum = (vec)((below & (mask)*lo) | (~below & (mask)*sum));
+    mask above = *sum > *hi;
+    *sum = (vec)((above & (mask)*hi) | (~above & (mask)*sum));
+    *(vec_anywhere *)(g->out + at) = *sum;
+}
+
+/* Positions and vectors are known where this is inlined. */
+INLINE void add_group(const group *g, int positions, int vectors) {
+    vec sum[POSITIONS][VECTORS];
+    const vec lo = g->lo - (vec){0}, hi = g->hi - (vec){0};
+    const int64_t row = vectors * LANES;
+#pragma GCC unroll 8
+    for (int p = 0; p < positions; p++) {
+        const float *from = g->start ? g->start : g->sums + g->position[p] * row;
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++)
+            sum[p][v] = *(const vec *)(from + v * LANES);
+    }
+    const float *w = g->weights, *fetch = g->fetch, *fetch_end = fetch + g->fetch_channels * row;
+    int64_t turns = ceil_div(g->channels, FETCH), each = ceil_div(g->fetch_channels, turns) * row;
+    for (int64_t k = 0; k < g->channels;) {
+        for (const float *until = fetch + each; fetch < until && fetch < fetch_end; fetch += LANES)
+            __builtin_prefetch(fetch, 0, 2);
+        for (int64_t last = smaller(k + FETCH, g->channels); k < last; k++, w += row) {
+            vec weight[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++)
+                weight[v] = *(const vec *)(w + v * LANES);
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++) {
+                float x = g->in[p][k];
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; v++)
+                    sum[p][v] += weight[v] * x;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < positions; p++)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++)
+            if (g->ends)
+                end(g, g->position[p] * g->pitch + v * LANES, &sum[p][v], &lo, &hi);
+            else
+                *(vec *)(g->sums + g->position[p] * row + v * LANES) = sum[p][v];
+}
+
+/* DO(positions, vectors) for all there are: 24 sums, the weights and an input fit the registers. */
+#define SIX(DO, vectors)                                                                           \
+    DO(1, vectors) DO(2, vectors) DO(3, vectors) DO(4, vectors) DO(5, vectors) DO(6, vectors)
+#define EIGHT(DO, vectors) SIX(DO, vectors) DO(7, vectors) DO(8, vectors)
+#define ALL(DO)            EIGHT(DO, 1) EIGHT(DO, 2) EIGHT(DO, 3) SIX(DO, 4)
+
+#define FUNCTION(positions, vectors)                                                               \
+    WIDE static void add_##positions##_##vectors(const group *g) {                                 \
+        add_group(g, positions, vectors);                                                          \
+    }
+#define ENTRY(positions, vectors) [vectors - 1][positions - 1] = add_##positions##_##vectors,
+
+ALL(FUNCTION)
+static void (*const adders[VECTORS][POSITIONS])(const group *) = {ALL(ENTRY)};
+
+static int64_t most_positions(int64_t vectors) { return vectors == 4 ? 6 : POSITIONS; }
+
+/* ---- the whole ---- */
+
+/* Along an axis the positions of dst [from, to) have a tap inside src. */
+typedef struct span {
+    int64_t from, to, shift; /* position r of dst meets r stride + shift of src */
+} span;
+
+static span span_of(const pg_conv_geometry *g, int axis, int64_t tap) {
+    int64_t in = axis ? g->in_w : g->in_h, out = axis ? g->out_w : g->out_h;
+    int64_t stride = g->dnnl.strides[axis];
+    span s = {.shift = tap * (g->dnnl.dilates[axis] + 1) - g->dnnl.pad_begin[axis]};
+    s.from = s.shift < 0 ? smaller(ceil_div(-s.shift, stride), out) : 0;
+    s.to = in > s.shift ? smaller((in - 1 - s.shift) / stride + 1, out) : 0;
+    if (s.to < s.from)
+        s.to = s.from;
+    return s;
+}
+
+/* "in" is what is summed over, "out" what the sums are. */
+typedef struct kernel {
+    const pg_conv_geometry *g;
+    bool backward;
+    int64_t in_c, out_c, positions, taps; /* positions of out */
+    int64_t vectors, tiles;
+    int64_t whole; /* a tap that meets all positions, and comes first; -1: there is none */
+    const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
+    float *out, lo, hi;
+} kernel;
+
+static int64_t whole_tap(const kernel *k) {
+    for (int64_t t = 0; t < k->taps; t++) {
+        span y = span_of(k->g, 0, t / k->g->k_w), x = span_of(k->g, 1, t % k->g->k_w);
+        if ((y.to - y.from) * (x.to - x.from) == k->positions)
+            return t;
+    }
+    return -1;
+}
+
+static kernel describe(const pg_conv_geometry *g, bool backward) {
+    kernel k = {.g = g, .backward = backward, .taps = g->k_h * g->k_w};
+    k.in_c = backward ? g->out_c : g->in_c;
+    k.out_c = backward ? g->in_c : g->out_c;
+    k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
+    k.vectors = ceil_div(k.out_c, LANES);
+    k.tiles = ceil_div(k.vectors, VECTORS);
+    k.tiles = smaller(k.tiles + k.tiles % 2, k.vectors); /* even: for two threads */
+    k.whole = whole_tap(&k);
+    return k;
+}
+
+/* The first of a tile's vectors; tiles differ by one vector at most. */
+static int64_t tile_begin(const kernel *k, int64_t tile) {
+    return tile * (k->vectors / k->tiles) + smaller(tile, k->vectors % k->tiles);
+}
+
+static int64_t tile_vectors(const kernel *k, int64_t tile) {
+    return k->vectors / k->tiles + (tile < k->vectors % k->tiles);
+}
+
+/* The block of weights at `channel` of the nth tap of a tile. */
+typedef struct place {
+    int64_t tile, nth, channel, channels; /* channels 0: there is none */
+} place;
+
+static int64_t tap_of(const kernel *k, const place *at) {
+    if (k->whole < 0 || at->nth > k->whole)
+        return at->nth;
+    return at->nth == 0 ? k->whole : at->nth - 1;
+}
+
+static place place_at(const kernel *k, int64_t tile, int64_t nth, int64_t channel) {
+    if (tile >= k->tiles)
+        return (place){.tile = tile};
+    int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * LANES);
+    int64_t even = ceil_div(k->in_c, ceil_div(k->in_c, most));
+    return (place){tile, nth, channel, smaller(even, k->in_c - channel)};
+}
+
+static place next_of(const kernel *k, const place *at, int64_t threads) {
+    if (at->channel + at->channels < k->in_c)
+        return place_at(k, at->tile, at->nth, at->channel + at->channels);
+    if (at->nth + 1 < k->taps)
+        return place_at(k, at->tile, at->nth + 1, 0);
+    return place_at(k, at->tile + threads, 0, 0);
+}
+
+static const float *weights_of(const kernel *k, const place *at) {
+    int64_t tiles = tile_begin(k, at->tile) * k->taps;
+    int64_t vectors = tile_vectors(k, at->tile);
+    return k->weights +
+           ((tiles + tap_of(k, at) * vectors) * k->in_c + at->channel * vectors) * LANES;
+}
+
+/* One block for all positions it meets; the next one is fetched meanwhile. */
+static void add_block(const kernel *k, const place *at, const place *next, group *one) {
+    const pg_conv_geometry *g = k->g;
+    const int64_t tap = tap_of(k, at), vectors = tile_vectors(k, at->tile);
+    const span y = span_of(g, 0, tap / g->k_w), x = span_of(g, 1, tap % g->k_w);
+    const int64_t count = (y.to - y.from) * (x.to - x.from);
+    const int64_t groups = ceil_div(count, most_positions(vectors));
+    const int64_t fetch =
+        next->channels && tile_vectors(k, next->tile) == vectors ? next->channels : 0;
+    int64_t r = y.from, q = x.from;
+    const float *to_fetch = fetch ? weights_of(k, next) : NULL;
+    one->weights = weights_of(k, at);
+    one->channels = at->channels;
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t from = fetch * i / groups, first = count * i / groups;
+        int64_t positions = count * (i + 1) / groups - first;
+        one->fetch_channels = fetch * (i + 1) / groups - from;
+        one->fetch = one->fetch_channels ? to_fetch + from * vectors * LANES : NULL;
+        for (int64_t p = 0; p < positions; p++) {
+            int64_t src =
+                (r * g->dnnl.strides[0] + y.shift) * g->in_w + q * g->dnnl.strides[1] + x.shift;
+            int64_t dst = r * g->out_w + q;
+            one->in[p] = k->in + (k->backward ? dst : src) * k->in_c + at->channel;
+            one->position[p] = k->backward ? src : dst;
+            if (++q == x.to)
+                q = x.from, r++;
+        }
+        adders[vectors - 1][positions - 1](one);
+    }
+}
+
+static void begin_sums(const kernel *k, int64_t width, const float *start, float *sums) {
+    for (int64_t p = 0; p < k->positions; p++)
+        memcpy(sums + p * width, start, (size_t)width * sizeof *sums);
+}
+
+/* The first `count` of `width` sums of each position to channel c and on of out. */
+PG_CLONES static void end_sums(const kernel *k, int64_t width, int64_t c, int64_t count,
+                               const float *sums) {
+    for (int64_t p = 0; p < k->positions; p++) {
+        const float *skip = k->skip ? k->skip + p * k->out_c + c : NULL;
+        float *out = k->out + p * k->out_c + c;
+        for (int64_t i = 0; i < count; i++) {
+            float v = sums[p * width + i] + (skip ? skip[i] : 0);
+            v = v < k->lo ? k->lo : v;
+            out[i] = v > k->hi ? k->hi : v;
+        }
+    }
+}
+
+static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums) {
+    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN))) = {0};
+    int64_t width = tile_vectors(k, tile) * LANES, c = tile_begin(k, tile) * LANES;
+    int64_t count = smaller(width, k->out_c - c);
+    bool begins = k->whole >= 0, ends = begins && k->taps == 1 && count == width;
+    if (k->bias)
+        memcpy(start, k->bias + c, (size_t)count * sizeof *start);
+    if (!begins)
+        begin_sums(k, width, start, sums);
+    group one = {.sums = sums,
+                 .out = k->out + c,
+                 .skip = k->skip ? k->skip + c : NULL,
+                 .pitch = k->out_c,
+                 .lo = k->lo,
+                 .hi = k->hi};
+    for (place at = place_at(k, tile, 0, 0), next; at.tile == tile; at = next) {
+        next = next_of(k, &at, threads);
+        one.start = begins && at.nth == 0 && at.channel == 0 ? start : NULL;
+        one.ends = ends && next.tile != tile;
+        add_block(k, &at, &next, &one);
+    }
+    if (!ends)
+        end_sums(k, width, c, count, sums);
+}
+
+/* ---- the two directions ---- */
+
+static int64_t sums_floats(const kernel *k) { return k->positions * VECTORS * LANES; }
+
+static size_t scratch_of(const pg_conv_geometry *g, bool backward) {
+    kernel k = describe(g, backward);
+    return (size_t)omp_get_max_threads() * (size_t)sums_floats(&k) * sizeof(float);
+}
+
+static size_t packed_of(const pg_conv_geometry *g, bool backward) {
+    kernel k = describe(g, backward);
+    return (size_t)(k.vectors * LANES * k.in_c * k.taps) * sizeof(float);
+}
+
+/* From [out_c, in_c, k_h, k_w] of the convolution; channels that fill the last vector up are 0. */
+static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    kernel k = describe(g, backward);
+    for (int64_t tile = 0; tile < k.tiles; tile++) {
+        int64_t first = tile_begin(&k, tile) * LANES, last = first + tile_vectors(&k, tile) * LANES;
+        for (int64_t t = 0; t < k.taps; t++)
+            for (int64_t i = 0; i < k.in_c; i++)
+                for (int64_t o = first; o < last; o++) {
+                    int64_t row = backward ? i * g->in_c + o : o * g->in_c + i;
+                    *packed++ = o < k.out_c ? plain[row * k.taps + t] : 0;
+                }
+    }
+}
+
+/* Tiles and taps are the same for fewer channels. */
+static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
+                 const int32_t *channel, int64_t count, float *packed) {
+    const kernel k = describe(g, true);
+#pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
+    for (int64_t i = 0; i < k.tiles * k.taps; i++) {
+        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * LANES;
+        int64_t before = tile_begin(&k, tile) * k.taps * LANES + t * row;
+        const float *from = all + before * channels;
+        float *to = packed + before * k.in_c;
+        for (int64_t o = 0; o < count; o++)
+            memcpy(to + o * row, from + channel[o] * row, (size_t)row * sizeof *to);
+        memset(to + count * row, 0, (size_t)((k.in_c - count) * row) * sizeof *to);
+    }
+}
+
+static void run(const pg_conv_path *path, const pg_conv_call *call, bool backward) {
+    kernel k = describe(&path->geometry, backward);
+    float *sums = call->scratch;
+    k.weights = call->weights, k.in = call->in, k.out = call->out;
+    k.bias = backward ? NULL : path->bias, k.skip = call->skip;
+    k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
+    k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
+#pragma omp parallel
+    {
+        int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
+        for (int64_t tile = me; tile < k.tiles; tile += threads)
+            run_tile(&k, tile, threads, sums + me * sums_floats(&k));
+    }
+}
+
+bool pg_conv_small_can(const pg_conv_path_spec *spec) {
+    const pg_conv_geometry *g = spec->geometry;
+    return is_wide() && !spec->bf16 && g->groups == 1 && g->in_h * g->in_w <= MAP &&
+           g->out_h * g->out_w <= MAP;
+}
+
+/* Where weights are most of the work, and there is enough of it. */
+static bool takes(const pg_conv_path_spec *spec) {
+    const pg_conv_geometry *g = spec->geometry;
+    return pg_conv_small_can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
+           g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;
+}
+
+static bool takes_forward(const pg_conv_path_spec *spec) { return !spec->backward && takes(spec); }
+static bool takes_backward(const pg_conv_path_spec *spec) { return spec->backward && takes(spec); }
+
+static size_t packed_forward(const pg_conv_geometry *g) { return packed_of(g, false); }
+static size_t packed_backward(const pg_conv_geometry *g) { return packed_of(g, true); }
+static size_t scratch_forward(const pg_conv_geometry *g) { return scratch_of(g, false); }
+static size_t scratch_backward(const pg_conv_geometry *g) { return scratch_of(g, true); }
+
+static void pack_forward(const pg_conv_geometry *g, const float *plain, float *packed) {
+    pack(g, false, plain, packed);
+}
+
+static void pack_backward(const pg_conv_geometry *g, const float *plain, float *packed) {
+    pack(g, true, plain, packed);
+}
+
+static void forward(const pg_conv_path *path, const pg_conv_call *call) { run(path, call, false); }
+static void backward(const pg_conv_path *path, const pg_conv_call *call) { run(path, call, true); }
+
+const pg_conv_kernel pg_conv_small_forward = {
+    .name = "own:small",
+    .adds = true,
+    .takes = takes_forward,
+    .packed_bytes = packed_forward,
+    .scratch_bytes = scratch_forward,
+    .pack = pack_forward,
+    .run = forward,
+};
+
+const pg_conv_kernel pg_conv_small_backward = {
+    .name = "own:small",
+    .takes = takes_backward,
+    .packed_bytes = packed_backward,
+    .scratch_bytes = scratch_backward,
+    .pack = pack_backward,
+    .pick = pick,
+    .run = backward,
+};
