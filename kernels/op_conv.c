@@ -94,7 +94,8 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
     spec.bf16 = spec.in_bf16 = conv->bf16;
-    spec.sparse = conv->act != PG_ACT_NONE; /* no gradient where an activation is flat */
+    /* no gradient where an activation is flat; but kept rows cannot be taken from that kernel's weights */
+    spec.sparse = conv->act != PG_ACT_NONE && conv->most_kept == 0;
     if (!err)
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
     spec.sparse = false;

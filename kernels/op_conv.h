@@ -41,7 +41,7 @@ void pg_conv_want_gap(pg_op *op);
 
 /* Between create and prepare: `most` channels will usually be kept at most, the others dropped
  * (scale_low 0). Backward then has a shorter way for frames that keep no more (conv_kept.h); others
- * take the long one. Costs a copy of the weights. Asked several times: the largest holds. */
+ * take the long one. Costs packed weights of those kept. Asked several times: the largest holds. */
 void pg_conv_expect_kept(pg_op *op, int64_t most);
 
 /* The activation that was absorbed, with the bounds it clamps to: -inf and inf where it has none. */
