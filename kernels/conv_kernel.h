@@ -41,4 +41,7 @@ extern const pg_conv_kernel pg_conv_depthwise_forward, pg_conv_depthwise_backwar
 extern const pg_conv_kernel pg_conv_small_forward, pg_conv_small_backward;
 bool pg_conv_small_can(const pg_conv_path_spec *spec);
 
+/* Dense convolutions of inputs that are 0 in many places (the spec says so). */
+extern const pg_conv_kernel pg_conv_sparse_forward, pg_conv_sparse_backward;
+
 #endif

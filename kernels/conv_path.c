@@ -17,20 +17,20 @@
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
+/* The first that takes a convolution has it. */
 static const pg_conv_kernel *const own_kernels[] = {
     &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward,
-    &pg_conv_small_forward, &pg_conv_small_backward};
+    &pg_conv_sparse_forward, &pg_conv_sparse_backward,   &pg_conv_small_forward,
+    &pg_conv_small_backward};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},
     {.name = "library"}, /* its first choice, where the default is our own */
-    {.name = "second", .nth = 1},
     {.name = "apart", .apart = true}, /* some implementations cannot add: 2.6's brgconv_1x1 */
     {.name = "blocked", .any = true},
     {.name = "winograd", .winograd = true, .any = true},
     {.name = "winograd-second", .winograd = true, .any = true, .nth = 1},
     {.name = "flip", .flipped = true},
-    {.name = "flip-second", .flipped = true, .nth = 1},
     {.name = "flip-blocked", .flipped = true, .any = true},
     {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
     {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
@@ -360,15 +360,23 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
 }
 
 static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
-    bool allowed = !spec->library_only && !spec->bf16;
-    if (spec->way->small)
-        return !allowed || !pg_conv_small_can(spec) ? NULL
-               : spec->backward                     ? &pg_conv_small_backward
-                                                    : &pg_conv_small_forward;
-    for (size_t i = 0; allowed && spec->way == pg_conv_ways && i < sizeof own_kernels / sizeof own_kernels[0]; i++)
+    if (spec->library_only || spec->bf16)
+        return NULL;
+    if (spec->way->small && pg_conv_small_can(spec))
+        return spec->backward ? &pg_conv_small_backward : &pg_conv_small_forward;
+    if (spec->way != pg_conv_ways)
+        return NULL;
+    for (size_t i = 0; i < sizeof own_kernels / sizeof own_kernels[0]; i++)
         if (own_kernels[i]->takes(spec))
             return own_kernels[i];
     return NULL;
+}
+
+bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec) {
+    pg_conv_path_spec first = *spec;
+    first.way = pg_conv_ways;
+    const pg_conv_kernel *own = own_kernel(&first);
+    return own == &pg_conv_sparse_forward || own == &pg_conv_sparse_backward;
 }
 
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {

@@ -57,7 +57,7 @@ typedef struct pg_conv_way {
 
 /* The first is the default: our own kernel, or the library's first choice, channels-last if it has
  * a fast implementation for that. */
-enum { PG_CONV_WAYS = 13 };
+enum { PG_CONV_WAYS = 11 };
 extern const pg_conv_way pg_conv_ways[PG_CONV_WAYS];
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src
@@ -77,6 +77,7 @@ typedef struct pg_conv_path_spec {
     pg_act act;
     float lo, hi;
     bool library_only; /* no kernel of our own */
+    bool sparse;       /* many values of the input are 0 */
     const pg_conv_way *way; /* NULL: the first */
     bool bf16;              /* and then: */
     bool in_bf16, out_bf16; /* the input array, the output array holds pg_bf16 */
@@ -87,6 +88,9 @@ typedef struct pg_conv_path_spec {
  * (64 against 70 GFLOP/s), some of the library's ways for grouped ones many times slower, and the
  * 3 channels of a first layer leave most of its 16 lanes empty. */
 bool pg_conv_pays_bf16(const pg_conv_geometry *geometry);
+
+/* Whether the first way is the kernel for inputs with many zeros. */
+bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec);
 
 /* Makes a path into *path, which must be zero; the thread count in force becomes part of it. On
  * failure *path is free and diag says why. Ways other than the first fail where they are not

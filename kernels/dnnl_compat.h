@@ -70,6 +70,9 @@ dnnl_status_t pg_dnnl_conv_backward(const pg_dnnl_conv *conv, bool winograd, int
                                     const_dnnl_primitive_desc_t forward,
                                     const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out);
 
+/* Empties the library's memory of primitives it has made; those in use live on. */
+void pg_dnnl_forget(void);
+
 /* The next implementation the library has for the same descriptors, in place. False: there is none,
  * or this version of the library does not tell; *pd stays as it is. */
 bool pg_dnnl_next(dnnl_primitive_desc_t *pd);

@@ -3,8 +3,10 @@
  * (conv_path.h); the rest is one pass over the output for s and one over the input for R_in. */
 #include "kernels/relevance.h"
 
+#include <math.h>
 #include <string.h>
 
+#include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
 
@@ -108,6 +110,26 @@ static void make_bias(const pg_linear *linear, const pg_relevance_spec *spec, co
     }
 }
 
+/* W' x' + b' is never negative where it is asked for: a ReLU does not change it. */
+static bool is_positive(const pg_relevance_spec *spec, const term_row *row) {
+    bool split =
+        spec->rule == PG_LRP_ZPLUS || spec->rule == PG_LRP_ALPHA_BETA || spec->rule == PG_LRP_GAMMA;
+    return split && row->weights.positive > row->weights.negative;
+}
+
+/* Half of x' is 0 where it is x+ and x-, and about that behind a ReLU; and so is s, where relevance
+ * came to a ReLU. How many there are in a sum of two branches nobody knows; with few of them 1x1
+ * convolutions lose little. */
+static void expect_zeros(const pg_relevance_spec *spec, const pg_relevance *of,
+                         pg_conv_path_spec *path) {
+    const pg_conv_geometry *g = path->geometry;
+    bool rectified = of->input == PG_RELEVANCE_X && !spec->signed_input;
+    path->sparse =
+        (g->k_h == 1 && g->k_w == 1) ||
+        (path->backward ? spec->positive_only : rectified || of->input == PG_RELEVANCE_SPLIT);
+}
+
+/* With the ReLU of the layer itself, which costs nothing, it is the tuner's same question. */
 static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, const term_row *row,
                         const pg_relevance *of, pg_relevance_term *term, pg_diag *diag) {
     pg_conv_geometry g = linear->geometry;
@@ -126,12 +148,20 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
         make_weights(linear, spec, row, two, weights);
         if (bias)
             make_bias(linear, spec, row, bias);
-        pg_conv_path_spec path = {
-            .geometry = &g, .weights = weights, .bias = bias, .library_only = linear->library_only};
-        err = pg_conv_path_make(&path, &term->forward, diag);
+        pg_conv_path_spec path = {.geometry = &g,
+                                  .weights = weights,
+                                  .bias = bias,
+                                  .act = spec->rectified && is_positive(spec, row) ? PG_ACT_RELU
+                                                                                   : PG_ACT_NONE,
+                                  .lo = 0,
+                                  .hi = INFINITY,
+                                  .library_only = linear->library_only};
+        expect_zeros(spec, of, &path);
+        err = pg_conv_tuner_make(spec->tuner, &path, &term->forward, diag);
         path.backward = true;
+        expect_zeros(spec, of, &path);
         if (!err)
-            err = pg_conv_path_make(&path, &term->backward, diag);
+            err = pg_conv_tuner_make(spec->tuner, &path, &term->backward, diag);
     }
     pg_free(weights);
     pg_free(bias);
@@ -154,7 +184,7 @@ static void plan_scratch(pg_relevance *r) {
     int64_t in = g->in_h * g->in_w, out = g->out_h * g->out_w;
     size_t end = 0, path = 0;
     if (r->terms == 0) {
-        r->share = take(&end, in * g->groups);
+        r->share = take(&end, (in + g->in_w) * g->groups);
         r->scratch_bytes = end;
         return;
     }
@@ -288,6 +318,27 @@ void pg_relevance_share(int64_t count, float factor, float stabiliser, const flo
         share_range(smaller(RANGE, count - i), factor, stabiliser, r + i, z + i, s + i);
 }
 
+/* In pieces that stay in the first cache. */
+static void divide_range(int64_t n, float epsilon, const float *r, const float *z,
+                         const float *const part[2], float *const r_part[2], int64_t at) {
+    enum { PIECE = 512 };
+    float s[PIECE];
+    for (int64_t end = at + n; at < end; at += PIECE) {
+        int64_t m = smaller(PIECE, end - at);
+        share_range(m, 1, epsilon, r + at, z + at, s);
+        for (int k = 0; k < 2; k++)
+            if (r_part[k])
+                product_range(m, false, part[k] + at, s, r_part[k] + at);
+    }
+}
+
+void pg_relevance_divide(int64_t count, float stabiliser, const float *r, const float *z,
+                         const float *const part[2], float *const r_part[2]) {
+#pragma omp parallel for schedule(static) if (count > RANGE)
+    for (int64_t i = 0; i < count; i += RANGE)
+        divide_range(smaller(RANGE, count - i), stabiliser, r, z, part, r_part, i);
+}
+
 void pg_relevance_add(int64_t count, const float *x, float *r) {
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)
@@ -367,37 +418,53 @@ static void inside(const pg_conv_geometry *g, int axis, int64_t out, int64_t *fi
         *last = *first;
 }
 
-/* One window, one group: its relevance in equal shares to all places it sees. */
-static void spread(const pg_conv_geometry *g, int64_t oy, int64_t ox, int64_t group,
-                   float stabiliser, const float *r, float *sums) {
-    int64_t y0, y1, x0, x1, channels = g->out_c / g->groups;
-    inside(g, 0, oy, &y0, &y1);
-    inside(g, 1, ox, &x0, &x1);
-    double seen = (double)((y1 - y0) * (x1 - x0) * (g->in_c / g->groups)) + (double)stabiliser;
-    double total = 0;
-    for (int64_t c = 0; c < channels; c++)
-        total += (double)r[group * channels + c];
-    float each = (float)(total / seen);
-    int64_t top = oy * g->dnnl.strides[0] - g->dnnl.pad_begin[0];
-    int64_t left = ox * g->dnnl.strides[1] - g->dnnl.pad_begin[1];
-    for (int64_t ky = y0; ky < y1; ky++)
-        for (int64_t kx = x0; kx < x1; kx++) {
-            int64_t y = top + ky * (g->dnnl.dilates[0] + 1);
-            int64_t x = left + kx * (g->dnnl.dilates[1] + 1);
-            sums[(y * g->in_w + x) * g->groups + group] += each;
+/* Eight partial sums: what lets a compiler vectorise a sum whose order it may not change. */
+PG_CLONES static double total_of(int64_t n, const float *r) {
+    double part[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++)
+            part[k] += (double)r[i + k];
+    for (int k = 0; i < n; i++, k++)
+        part[k] += (double)r[i];
+    return ((part[0] + part[4]) + (part[1] + part[5])) +
+           ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+/* What one line of windows, each of which sees `rows` lines of the input, hands to each of these
+ * lines: a window's relevance goes in equal shares to all places it sees. */
+static void spread(const pg_relevance *r, const float *r_out, int64_t rows, float *line) {
+    const pg_conv_geometry *g = &r->geometry;
+    int64_t channels = g->out_c / g->groups;
+    memset(line, 0, (size_t)(g->in_w * g->groups) * sizeof *line);
+    for (int64_t ox = 0; ox < g->out_w; ox++) {
+        int64_t first, last;
+        inside(g, 1, ox, &first, &last);
+        int64_t left = ox * g->dnnl.strides[1] - g->dnnl.pad_begin[1];
+        double seen = (double)(rows * (last - first) * (g->in_c / g->groups));
+        for (int64_t k = 0; k < g->groups; k++) {
+            double total = total_of(channels, r_out + ox * g->out_c + k * channels);
+            float each = (float)(total / (seen + (double)r->stabiliser));
+            for (int64_t kx = first; kx < last; kx++)
+                line[(left + kx * (g->dnnl.dilates[1] + 1)) * g->groups + k] += each;
         }
+    }
 }
 
 /* All channels of a group get the same. */
 static void flat(const pg_relevance *r, const pg_relevance_io *io) {
     const pg_conv_geometry *g = &r->geometry;
-    int64_t rows = g->in_h * g->in_w * g->groups, channels = g->in_c / g->groups;
-    float *sums = at(io, r->share); /* [in_h, in_w, groups] */
+    int64_t width = g->in_w * g->groups, rows = g->in_h * width, channels = g->in_c / g->groups;
+    float *sums = at(io, r->share), *line = sums + rows; /* [in_h, in_w, groups], [in_w, groups] */
     memset(sums, 0, (size_t)rows * sizeof *sums);
-    for (int64_t oy = 0; oy < g->out_h; oy++)
-        for (int64_t ox = 0; ox < g->out_w; ox++)
-            for (int64_t k = 0; k < g->groups; k++)
-                spread(g, oy, ox, k, r->stabiliser, io->r + (oy * g->out_w + ox) * g->out_c, sums);
+    for (int64_t oy = 0; oy < g->out_h; oy++) {
+        int64_t first, last;
+        inside(g, 0, oy, &first, &last);
+        spread(r, io->r + oy * g->out_w * g->out_c, last - first, line);
+        int64_t top = oy * g->dnnl.strides[0] - g->dnnl.pad_begin[0];
+        for (int64_t ky = first; ky < last; ky++)
+            add_range(width, line, sums + (top + ky * (g->dnnl.dilates[0] + 1)) * width);
+    }
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < channels; c++)
             io->r_in[i * channels + c] = sums[i];

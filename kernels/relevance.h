@@ -53,14 +53,17 @@ typedef struct pg_linear {
 } pg_linear;
 void pg_linear_free(pg_linear *linear); /* and zeroes */
 
+struct pg_conv_tuner; /* conv_tune.h */
+
 typedef struct pg_relevance_spec {
     pg_lrp_rule rule;
-    float epsilon;           /* Epsilon */
-    float gamma;             /* Gamma */
-    bool signed_input;       /* x may be negative */
-    bool positive_only;      /* Gamma: relevance comes only from outputs above 0 */
-    bool rectified;          /* Gamma: an activation makes 0 of z < 0 in y */
-    const float *low, *high; /* [in_c], ZBox */
+    float epsilon;               /* Epsilon */
+    float gamma;                 /* Gamma */
+    bool signed_input;           /* x may be negative */
+    bool positive_only;          /* Gamma: relevance comes only from outputs above 0 */
+    bool rectified;              /* an activation makes 0 of z < 0 in y */
+    const float *low, *high;     /* [in_c], ZBox */
+    struct pg_conv_tuner *tuner; /* chooses how the multiplications are done; NULL: the default */
 } pg_relevance_spec;
 
 enum { PG_RELEVANCE_TERMS = 2 };
@@ -127,6 +130,11 @@ pg_err pg_relevance_execute(const pg_relevance *relevance, const pg_relevance_ru
 /* s = factor * r / stab(z). s may be r or z. */
 void pg_relevance_share(int64_t count, float factor, float stabiliser, const float *r,
                         const float *z, float *s);
+
+/* Addition z = a + b in one pass: r_a = a s, r_b = b s with s = r / stab(z). r_a or r_b may be NULL
+ * (nobody asks), and either may be r. */
+void pg_relevance_divide(int64_t count, float stabiliser, const float *r, const float *z,
+                         const float *const part[2], float *const r_part[2]);
 
 /* r = r + x. */
 void pg_relevance_add(int64_t count, const float *x, float *r);

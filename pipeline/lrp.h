@@ -61,9 +61,11 @@ typedef struct pg_lrp {
 pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp *out,
                    pg_diag *diag);
 
+struct pg_conv_tuner; /* kernels/conv_tune.h */
+
 /* Before the operators' prepare: packs modified weights, and makes operators keep the values that
- * the walk reads (for the memory plan). */
-pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag);
+ * the walk reads (for the memory plan). The thread count in force becomes part of it. */
+pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, struct pg_conv_tuner *tuner, pg_diag *diag);
 /* After the operators' prepare: the rules work in the scratch of their operators. */
 void pg_lrp_take_scratch(const pg_lrp *lrp, pg_graph *graph);
 void pg_lrp_free(pg_lrp *lrp); /* and zeroes */

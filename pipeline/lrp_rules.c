@@ -370,7 +370,7 @@ pg_err pg_lrp_plan(const pg_graph *graph, const pg_lrp_options *options, pg_lrp 
 
 /* The box of the picture: what black and white become before the network (method.md 10). */
 static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_node *n,
-                         pg_diag *diag) {
+                         struct pg_conv_tuner *tuner, pg_diag *diag) {
     pg_relevance_spec spec = {.rule = n->rule,
                               .epsilon = n->epsilon,
                               .gamma = (float)o->gamma,
@@ -378,7 +378,8 @@ static pg_err make_layer(const pg_lrp_options *o, const pg_node *node, pg_lrp_no
                               .positive_only = n->positive_only,
                               .rectified = n->rectified,
                               .low = o->low,
-                              .high = o->high};
+                              .high = o->high,
+                              .tuner = tuner};
     pg_linear linear = {0};
     pg_err err = is(node, "Conv") ? pg_conv_linear(node->op, &linear, diag)
                                   : pg_gemm_linear(node->op, &linear, diag);
@@ -400,7 +401,7 @@ static void add_cost(pg_lrp *lrp, const pg_lrp_node *n, double flops) {
     lrp->backwards += (n->step == PG_LRP_LAYER ? terms : n->step == PG_LRP_SKIP ? 0 : 1) * flops;
 }
 
-pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag) {
+pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, struct pg_conv_tuner *tuner, pg_diag *diag) {
     pg_err err = PG_OK;
     double flops = 0;
     for (int i = 0; err == PG_OK && i < graph->n_nodes; i++) {
@@ -411,7 +412,7 @@ pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, pg_diag *diag) {
             graph->nodes[n->z].op->keeps_dst = true;
         } else if (n->step == PG_LRP_LAYER) {
             op->keeps_src = op->keeps_dst = true;
-            err = make_layer(lrp->options, &graph->nodes[i], n, diag);
+            err = make_layer(lrp->options, &graph->nodes[i], n, tuner, diag);
             lrp->weight_bytes += n->relevance.weight_bytes;
         }
         if (err == PG_OK)

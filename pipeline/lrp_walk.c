@@ -81,11 +81,24 @@ static void lay(const pg_crp_condition *condition, float *r) {
 
 static int64_t count_of(const pg_desc *desc) { return pg_shape_count(&desc->shape); }
 
+/* Most of the additions there are; their backward is a copy. */
+static bool adds_two(const pg_op *op) {
+    return strcmp(op->type, "Add") == 0 && op->n_src == 2 &&
+           pg_shape_equal(&op->src[0].shape, &op->dst[0].shape) &&
+           pg_shape_equal(&op->src[1].shape, &op->dst[0].shape);
+}
+
 static pg_err norm(const pg_lrp_walk *w, const pg_lrp_node *n, const pg_op *op,
                    const pg_op_io *io) {
     const float *z = pg_session_io(w->session, n->z)->dst[0];
     float *r = (float *)io->d_dst[0]; /* ours, see pg_session_walk */
     pg_assert(!op->adds);
+    if (adds_two(op)) {
+        pg_relevance_divide(count_of(&op->dst[0]), n->epsilon, r, z,
+                            (const float *const[]){io->src[0], io->src[1]},
+                            (float *const[]){io->d_src[0], io->d_src[1]});
+        return PG_OK;
+    }
     pg_relevance_share(count_of(&op->dst[0]), 1, n->epsilon, r, z, r);
     pg_err err = op->cls->backward(op, io);
     for (int k = 0; err == PG_OK && k < op->n_src; k++)

@@ -216,13 +216,13 @@ pg_err pg_model_find_layer(const pg_model *model, const char *name, struct pg_cr
 }
 
 /* Layouts have put nodes between the others: every step is found anew. */
-static pg_err prepare_relevance(pg_model *model, pg_diag *diag) {
+static pg_err prepare_relevance(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
     if (model->lrp.nodes == NULL)
         return PG_OK;
     const pg_lrp_options *options = model->lrp.options;
     pg_lrp_free(&model->lrp);
     pg_err err = pg_lrp_plan(&model->graph, options, &model->lrp, diag);
-    return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, diag) : err;
+    return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, tuner, diag) : err;
 }
 
 static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
@@ -250,7 +250,9 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
             pg_conv_want_gap(g->nodes[model->conv_node[c]].op);
     pg_tune tune = {0};
     pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
-    pg_err err = prepare_each(model, &tune.tuner, diag);
+    pg_err err = prepare_relevance(model, &tune.tuner, diag); /* reads the operators' constants */
+    if (err == PG_OK)
+        err = prepare_each(model, &tune.tuner, diag);
     pg_tune_end(&tune);
     return err;
 }
@@ -276,8 +278,6 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
                                  &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
-    if (err == PG_OK) /* before the operators give up their constants */
-        err = prepare_relevance(model, diag);
     if (err == PG_OK)
         err = prepare_ops(model, gap, diag);
     if (err == PG_OK)

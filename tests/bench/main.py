@@ -1,5 +1,6 @@
 """The bench command; see `run`. Parts: P1 gradient, P2 ParchGrad, P3 forward, P4 latency, P5 memory, P6 start, P7 sharing,
-tricks (every switch of the engine turned), report (nothing is measured, the report is written again)."""
+methods (LRP, CRP, CAMs and means of gradients beside the libraries that have them), tricks (every switch of the
+engine turned), report (nothing is measured, the report is written again)."""
 import argparse
 import ctypes
 import json
@@ -15,7 +16,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parent / "ref")]
-PARTS = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "tricks", "report"]
+PARTS = ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "methods", "tricks", "report"]
 
 
 def require():
@@ -42,7 +43,7 @@ def arguments():
     parser.add_argument("--precisions", default="f32,bf16", help="comma separated (f32,bf16)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu-time", action="store_true",
-                        help="P1 to P3 and --scaling in processor time, with one thread: for a busy machine")
+                        help="P1 to P3, methods and --scaling in processor time, with one thread: for a busy machine")
     parser.add_argument("--rounds", type=int, default=0, help="of all peers in turn (5)")
     parser.add_argument("--only", default="", metavar="PARTS", help="comma separated: " + " ".join(PARTS))
     parser.add_argument("--scaling", action="store_true", help="instead: time against size, channels, threads, streams")
@@ -165,6 +166,7 @@ def main():
     options = arguments()
     import daemon_goals
     import engine_goals
+    import method_goals
     from report import Report
     if options.cpu_time:
         engine_goals.peers.use_processor_time()
@@ -173,13 +175,14 @@ def main():
         return scaling.main(options)
     report = Report(describe_machine(options))
     if options.cpu_time:
-        report.machine["P1 to P3"] = "processor time of one thread, not elapsed time"
+        report.machine["P1 to P3, methods"] = "processor time of one thread, not elapsed time"
     report.keep(options.out / "report.json")
     if options.merge:
         report.merge(options.merge)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        steps = [*engine_goals.steps(options, report, folder), *daemon_goals.steps(options, report, folder)]
+        steps = [*engine_goals.steps(options, report, folder), *daemon_goals.steps(options, report, folder),
+                 *method_goals.steps(options, report, folder)]
         status = perform(steps, report, options.out)
     report.write(options.out)
     for row in report.rows.values():

@@ -22,6 +22,9 @@ ROWS = {  # of each part, without precision and threads
     "P5": {"allocations in 50 frames", "resident / (2.2 weights + 100 MB)", "a second worker / its session"},
     "P6": {"start to ready"},
     "P7": {"64 streams: largest deviation from an equal share", "two workers / one, one thread each"},
+    "methods": {"LRP / own forward", "CRP / own forward", "LRP / zennit", "CRP / zennit-crp", "AblationCAM / own forward",
+                "AblationCAM / pytorch-grad-cam", "ScoreCAM, last layer / pytorch-grad-cam",
+                "Integrated Gradients, 25 steps / captum", "SmoothGrad, 25 samples / captum"},
     "tricks": {"engine.kept_channels: false, gradient", "engine.kept_channels: false, ParchGrad"},
 }
 

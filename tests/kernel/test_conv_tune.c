@@ -180,6 +180,32 @@ Test(conv_tune, every_way_computes_the_same) {
                   "%s is never possible", pg_conv_ways[w].name);
 }
 
+/* A choice is kept by name, and made again in another process. */
+Test(conv_tune, a_way_is_the_same_whatever_was_made_before) {
+    omp_set_num_threads(1);
+    for (int i = 0; i < CASES; i++) {
+        bench b;
+        open(&b, i < CONV_GRID ? &conv_grid[i] : &more[i - CONV_GRID]);
+        for (int backward = 0; backward < 2; backward++)
+            for (int w = 0; w < PG_CONV_WAYS; w++) {
+                pg_conv_path_spec spec = {.geometry = &b.g,
+                                          .backward = backward,
+                                          .weights = b.w,
+                                          .act = PG_ACT_RELU,
+                                          .way = &pg_conv_ways[w]};
+                pg_conv_path after = {0}, alone = {0};
+                pg_err first = pg_conv_path_make(&spec, &after, NULL);
+                pg_dnnl_forget();
+                cr_assert_eq(pg_conv_path_make(&spec, &alone, NULL), first);
+                cr_assert_str_eq(after.impl, alone.impl, "shape %d, %s", i, spec.way->name);
+                cr_assert_eq(after.packed_bytes, alone.packed_bytes);
+                pg_conv_path_free(&after);
+                pg_conv_path_free(&alone);
+            }
+        close(&b);
+    }
+}
+
 /* 3x3 at stride 1 of any size and padding. */
 Test(conv_tune, winograd_and_flipped_at_any_size) {
     uint64_t state = 3;

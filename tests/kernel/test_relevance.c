@@ -326,6 +326,29 @@ Test(relevance, share) {
     pg_free(r), pg_free(z), pg_free(s), pg_free(x);
 }
 
+/* An addition's parts, one of them in the place of r, one that nobody asks for; a tail behind whole
+ * pieces. */
+Test(relevance, divide) {
+    enum { N = 3 * 16384 + 515 };
+    float *r = floats(N), *z = floats(N), *a = floats(N), *b = floats(N), *r_a = floats(N);
+    double *s = doubles(N);
+    for (int64_t i = 0; i < N; i++) {
+        a[i] = (float)any(-1, 1), b[i] = i % 7 == 0 ? -a[i] : (float)any(-1, 1);
+        r[i] = (float)any(-1, 1), z[i] = a[i] + b[i];
+        s[i] = (double)(r[i] / (z[i] < 0 ? z[i] - 1e-3f : z[i] + 1e-3f));
+    }
+    const float *const parts[] = {a, b};
+    pg_relevance_divide(N, 1e-3f, r, z, parts, (float *const[]){r_a, NULL});
+    for (int64_t i = 0; i < N; i++)
+        cr_assert_float_eq(r_a[i], s[i] * (double)a[i], 1e-6 * fabs(s[i]));
+    pg_relevance_divide(N, 1e-3f, r, z, parts, (float *const[]){r_a, r});
+    for (int64_t i = 0; i < N; i++) {
+        cr_assert_float_eq(r_a[i], s[i] * (double)a[i], 1e-6 * fabs(s[i]));
+        cr_assert_float_eq(r[i], s[i] * (double)b[i], 1e-6 * fabs(s[i]));
+    }
+    pg_free(r), pg_free(z), pg_free(a), pg_free(b), pg_free(r_a), pg_free(s);
+}
+
 Test(relevance, out_of_memory) {
     bench b;
     seed = 1;
