@@ -159,8 +159,8 @@ static bool open_bench(const pg_conv_path_spec *spec, bench *b) {
                  .in = zeros(spec->backward ? dst : src),
                  .out = zeros(spec->backward ? src : dst),
                  .skip = spec->add ? zeros(dst) : NULL};
-    int64_t count = spec->backward ? dst : src;
-    for (int64_t i = 0; spec->sparse && b->in && i < count; i++) /* half of them, without a pattern */
+    int64_t count = spec->backward ? dst : src; /* half of them zeros, without a pattern */
+    for (int64_t i = 0; spec->sparse && b->in && i < count; i++)
         b->in[i] = (float)((uint32_t)i * 2654435761u >> 31);
     if (b->in && b->out && (b->skip || !spec->add))
         return true;
