@@ -61,12 +61,15 @@ def compute_ms(header):
 class Measurements:
     def __init__(self, options, report, folder):
         self.options, self.report, self.folder = options, report, folder
+        self.cache = folder / "tune"  # empty: the first start of each network measures its implementations
+        self.cache.mkdir()
         self.pictures = [jpeg(i) for i in range(4)]
 
     def daemon(self, net, threads=None, **sections):
         model = {"threads": self.options.threads if threads is None else threads}
-        return Daemon(net.path, self.folder, model=model, explain={"method": "parchgrad"},
-                      parchgrad={"select": "random"}, env={"OMP_NUM_THREADS": str(model["threads"])}, **sections)
+        return Daemon(net.path, self.folder, model=model, explain={"method": "parchgrad"}, parchgrad={"select": "random"},
+                      engine={"tune": "cached", "cache_dir": str(self.cache)},
+                      env={"OMP_NUM_THREADS": str(model["threads"])}, **sections)
 
     def push(self, d, stream="cam0", index=0):
         d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480)
@@ -156,20 +159,21 @@ class Measurements:
             "parchgrad.select": "random", "model.threads": self.options.threads})]
         info = json.loads(cli.run(*command, env={"OMP_NUM_THREADS": str(self.options.threads)}).stdout)
         starts, resident, processor = [], {}, 0
-        for workers in (1, 2, 1):
+        for workers in (1, 2, *(1,) * (1 if self.options.quick else 3)):
             begin = time.monotonic()
             with self.daemon(net, workers=workers) as d:
                 if workers == 1:
                     starts.append(time.monotonic() - begin)
                     processor = d.metrics().get("process_cpu_seconds_total")
-                if workers == 1 and len(starts) == 2:
-                    break
-                resident[workers] = self.after_frames(d, net, workers)
+                if workers not in resident:
+                    resident[workers] = self.after_frames(d, net, workers)
         self.memory_rows(net, info, resident)
         bound = {"resnet18": 1, "vgg16": 2}.get(net.name)
-        value = min(starts) if self.options.quick else statistics.median(starts)
+        first, *usual = starts
+        value = statistics.median(usual)
         self.row("P6", "start to ready", net, ours=value, unit="s", ratio=value, goal=("<=", bound) if bound else None,
-                 note=f"{len(starts)} starts, file in the page cache, polled every 20 ms; {processor:.2f} s of processor time")
+                 note=f"{len(usual)} starts, file in the page cache, polled every 20 ms; {processor:.2f} s of processor time; "
+                 f"the first, which measured implementations, {first:.2f} s")
 
     def after_frames(self, d, net, workers):
         """Resident memory after frames that went through every worker and filled every queue."""

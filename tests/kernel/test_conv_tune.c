@@ -173,9 +173,11 @@ Test(conv_tune, every_way_computes_the_same) {
                 taken[w] += check_way(&b, &pg_conv_ways[w], variant);
         close(&b);
     }
-    for (int w = 0; w < PG_CONV_WAYS; w++) /* oneDNN 3.x has no Winograd */
-        cr_assert(taken[w] > 0 || pg_conv_ways[w].winograd, "%s is never possible",
-                  pg_conv_ways[w].name);
+    /* oneDNN 3.x has no Winograd, older processors no registers for the kernel for small maps */
+    bool wide = __builtin_cpu_supports("avx512f");
+    for (int w = 0; w < PG_CONV_WAYS; w++)
+        cr_assert(taken[w] > 0 || pg_conv_ways[w].winograd || (pg_conv_ways[w].small && !wide),
+                  "%s is never possible", pg_conv_ways[w].name);
 }
 
 /* A choice is kept by name, and made again in another process. */
