@@ -1,5 +1,5 @@
 /* Convolutions, both ways, whose input is 0 in many places at random: what is behind a ReLU, and
- * gradients and relevance that come to one. Half of the multiplications fall away, which the
+ * relevance that comes to one. Half of the multiplications fall away, which the
  * library, whose vectors lie along inputs or that transforms them first, cannot make use of.
  *
  * Here vectors lie along the channels of the output. For a position and a block of input channels

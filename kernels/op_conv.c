@@ -94,11 +94,8 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
     spec.bf16 = spec.in_bf16 = conv->bf16;
-    /* no gradient where an activation is flat; but kept rows cannot be taken from that kernel's weights */
-    spec.sparse = conv->act != PG_ACT_NONE && conv->most_kept == 0;
     if (!err)
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
-    spec.sparse = false;
     if (!err && conv->most_kept > 0)
         err = pg_conv_kept_make(&spec, &conv->backward, conv->most_kept, &conv->kept, diag);
     pg_free(weights);
