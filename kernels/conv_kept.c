@@ -76,13 +76,9 @@ static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
     return kept->path.own && kept->path.own->pick ? kept->path.own : NULL;
 }
 
-/* All weights as the kernel packs them: the full path's, or a copy. */
-static bool share_own(const pg_conv_path_spec *full, const pg_conv_path *path, pg_conv_kept *kept) {
-    const pg_conv_kernel *own = picker(kept);
-    if (path && path->own == own && path->weights) {
-        kept->packed = path->weights;
-        return true;
-    }
+/* All weights as the kernel packs them. */
+static bool copy_packed(const pg_conv_kernel *own, const pg_conv_path_spec *full,
+                        pg_conv_kept *kept) {
     kept->weight_bytes = own->packed_bytes(full->geometry);
     kept->rows = pg_malloc(kept->weight_bytes);
     kept->packed = kept->rows;
@@ -91,26 +87,37 @@ static bool share_own(const pg_conv_path_spec *full, const pg_conv_path *path, p
     return kept->rows != NULL;
 }
 
-/* Rows can be taken from what the full path has packed, and fill what this one wants wholly. */
-static bool share(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
-                  pg_conv_kept *kept) {
+/* Lines can be taken from what the full path has packed, and fill what this one wants wholly. */
+static bool share_lines(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
+                        pg_conv_kept *kept) {
     pg_conv_geometry g = *full->geometry;
-    if (!path || !path->weights || !pg_conv_lines_make(path, &g, &kept->from))
-        return false;
+    pg_conv_lines from = {0}, to = {0};
+    bool both = pg_conv_lines_make(path, &g, &from);
     g.out_c = capacity;
-    bool lines = pg_conv_lines_make(&kept->path, &g, &kept->to);
-    size_t count = (size_t)(capacity * kept->to.n_in * kept->to.n_taps);
-    if (lines && kept->from.n_in >= kept->to.n_in &&
-        count * PG_CONV_LINE * sizeof(float) == kept->path.packed_bytes)
+    both = both && pg_conv_lines_make(&kept->path, &g, &to);
+    size_t bytes = (size_t)(capacity * to.n_in * to.n_taps) * PG_CONV_LINE * sizeof(float);
+    if (both && from.n_in >= to.n_in && bytes == kept->path.packed_bytes) {
         kept->packed = path->weights;
-    return kept->packed != NULL;
+        kept->from = from;
+        kept->to = to;
+        return true;
+    }
+    pg_conv_lines_free(&from);
+    pg_conv_lines_free(&to);
+    return false;
 }
 
 static bool make_weights(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
                          pg_conv_kept *kept) {
-    if (picker(kept))
-        return share_own(full, path, kept);
-    return share(full, path, capacity, kept) || copy_rows(kept, full->weights);
+    const pg_conv_kernel *own = picker(kept);
+    bool packed = path && path->weights;
+    if (packed && own && path->own == own) {
+        kept->packed = path->weights;
+        return true;
+    }
+    if (packed && share_lines(full, path, capacity, kept))
+        return true;
+    return own ? copy_packed(own, full, kept) : copy_rows(kept, full->weights);
 }
 
 static void plan(pg_conv_kept *kept) {
@@ -290,13 +297,13 @@ static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
     pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
-    if (picker(kept))
+    if (!kept->packed)
+        err = pack_rows(kept, s, e);
+    else if (kept->from.out)
+        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
+    else
         picker(kept)->pick(&kept->path.geometry, kept->channels, kept->packed, s->channel, s->count,
                            e->weights);
-    else if (!kept->packed)
-        err = pack_rows(kept, s, e);
-    else
-        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);

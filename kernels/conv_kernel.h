@@ -26,6 +26,10 @@ typedef struct pg_conv_kernel {
      * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
     void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed);
+    /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in` of
+     * this tap lies in what pack made, a sum of one term for each of the three; channels of the
+     * input in eights side by side, to the end of the last vector. -1: not with this geometry. */
+    int64_t (*place)(const pg_conv_geometry *geometry, int64_t out, int64_t in, int64_t tap);
     /* Every sum is taken in one order, whatever the number of threads. */
     void (*run)(const pg_conv_path *path, const pg_conv_call *call);
 } pg_conv_kernel;

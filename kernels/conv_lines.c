@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
 enum {
@@ -31,19 +32,43 @@ static bool has_lines(const pg_md_blocks *blocks, int in_axis) {
     return last >= 0 && blocks->axis[last] == in_axis && blocks->size[last] % PG_CONV_LINE == 0;
 }
 
+static bool make_room(int64_t n_out, int64_t n_in, int64_t n_taps, pg_conv_lines *out) {
+    *out = (pg_conv_lines){.n_out = n_out, .n_in = n_in, .n_taps = n_taps};
+    out->out = pg_malloc((size_t)(n_out + n_in + n_taps) * sizeof *out->out);
+    if (!out->out)
+        return false;
+    out->in = out->out + n_out;
+    out->tap = out->in + n_in;
+    return true;
+}
+
+static bool lines_of_own(const pg_conv_kernel *own, const pg_conv_geometry *g, pg_conv_lines *out) {
+    if (!own->place || own->place(g, 0, 0, 0) < 0)
+        return false;
+    int64_t taps = g->k_h * g->k_w;
+    int64_t lines = (int64_t)own->packed_bytes(g) / (g->out_c * taps * LINE_BYTES);
+    if (!make_room(g->out_c, lines, taps, out))
+        return false;
+    for (int64_t o = 0; o < g->out_c; o++)
+        out->out[o] = own->place(g, o, 0, 0);
+    for (int64_t l = 0; l < lines; l++)
+        out->in[l] = own->place(g, 0, l * PG_CONV_LINE, 0);
+    for (int64_t t = 0; t < taps; t++)
+        out->tap[t] = own->place(g, 0, 0, t);
+    return true;
+}
+
 bool pg_conv_lines_make(const pg_conv_path *path, const pg_conv_geometry *g, pg_conv_lines *out) {
     pg_md_blocks blocks;
     int in_axis = path->flipped ? 0 : 1, out_axis = 1 - in_axis;
-    if (path->own || g->groups != 1 || !pg_md_read_blocks(path->weights_md, &blocks) ||
+    if (path->own)
+        return lines_of_own(path->own, g, out);
+    if (g->groups != 1 || !pg_md_read_blocks(path->weights_md, &blocks) ||
         !has_lines(&blocks, in_axis))
         return false;
     int64_t taps = g->k_h * g->k_w, lines = blocks.padded[in_axis] / PG_CONV_LINE;
-    *out = (pg_conv_lines){.n_out = g->out_c, .n_in = lines, .n_taps = taps};
-    out->out = pg_malloc((size_t)(g->out_c + lines + taps) * sizeof *out->out);
-    if (!out->out)
+    if (!make_room(g->out_c, lines, taps, out))
         return false;
-    out->in = out->out + g->out_c;
-    out->tap = out->in + lines;
     for (int64_t o = 0; o < g->out_c; o++)
         out->out[o] = place(&blocks, out_axis, o);
     for (int64_t l = 0; l < lines; l++)

@@ -21,8 +21,8 @@ typedef struct pg_conv_lines {
 } pg_conv_lines;
 
 /* The lines of the weights that the path, made for this geometry, packs. False, and nothing to
- * free: they are not laid out like that (Winograd, kernels of our own, bfloat16, groups), or memory
- * is out. */
+ * free: they are not laid out like that (Winograd, most kernels of our own, bfloat16, groups), or
+ * memory is out. */
 bool pg_conv_lines_make(const pg_conv_path *path, const pg_conv_geometry *geometry,
                         pg_conv_lines *out);
 void pg_conv_lines_free(pg_conv_lines *lines); /* and zeroes */

@@ -351,6 +351,15 @@ static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
     }
 }
 
+static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int64_t tap) {
+    const kernel k = describe(g, true);
+    if (k.vectors % k.tiles != 0) /* tiles of two widths: no such sum */
+        return -1;
+    int64_t vectors = k.vectors / k.tiles, tile = in / LANES / vectors;
+    int64_t rows = (tile * k.taps + tap) * k.in_c + out;
+    return rows * vectors * LANES + in - tile * vectors * LANES;
+}
+
 static void run(const pg_conv_path *path, const pg_conv_call *call, bool backward) {
     kernel k = describe(&path->geometry, backward);
     float *sums = call->scratch;
@@ -415,5 +424,6 @@ const pg_conv_kernel pg_conv_small_backward = {
     .scratch_bytes = scratch_backward,
     .pack = pack_backward,
     .pick = pick,
+    .place = place_of,
     .run = backward,
 };

@@ -1,6 +1,6 @@
 /* Convolutions, both ways, whose input is 0 in many places at random: what is behind a ReLU, and
- * relevance that comes to one. Half of the multiplications fall away, which the
- * library, whose vectors lie along inputs or that transforms them first, cannot make use of.
+ * relevance that comes to one. Half of the multiplications fall away, which the library, whose
+ * vectors lie along inputs or that transforms them first, cannot make use of.
  *
  * Here vectors lie along the channels of the output. For a position and a block of input channels
  * a mask says which of these are not 0, and only for them a row of the weights is multiplied:

@@ -156,17 +156,17 @@ class Measurements:
 
     def memory_and_start(self, net):
         command = ["inspect", "--model", net.path, "--json", *cli.settings({
-            "parchgrad.select": "random", "model.threads": self.options.threads})]
-        info = json.loads(cli.run(*command, env={"OMP_NUM_THREADS": str(self.options.threads)}).stdout)
+            "parchgrad.select": "random", "model.threads": self.options.threads, "engine.cache_dir": str(self.cache)})]
         starts, resident, processor = [], {}, 0
-        for workers in (1, 2, *(1,) * (1 if self.options.quick else 3)):
+        for workers in (*(1,) * (2 if self.options.quick else 4), 2):
             begin = time.monotonic()
             with self.daemon(net, workers=workers) as d:
                 if workers == 1:
                     starts.append(time.monotonic() - begin)
                     processor = d.metrics().get("process_cpu_seconds_total")
-                if workers not in resident:
+                if len(starts) > 1 and workers not in resident:
                     resident[workers] = self.after_frames(d, net, workers)
+        info = json.loads(cli.run(*command, env={"OMP_NUM_THREADS": str(self.options.threads)}).stdout)
         self.memory_rows(net, info, resident)
         bound = {"resnet18": 1, "vgg16": 2}.get(net.name)
         first, *usual = starts

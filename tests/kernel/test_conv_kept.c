@@ -208,7 +208,7 @@ Test(conv_kept, groups_of_several_channels_go_the_long_way) {
 }
 
 /* The rows come out of what is packed for all channels, if that is in blocks: not as the library's
- * gemm and kernels of our own want it. */
+ * gemm wants it, nor most kernels of our own, nor the one for small maps in tiles of two widths. */
 Test(conv_kept, takes_no_copy_of_the_weights) {
     for (int s = 0; s < SHAPES; s++) {
         bench b[2];
@@ -216,7 +216,9 @@ Test(conv_kept, takes_no_copy_of_the_weights) {
             open(&b[k], &shapes[s], k ? 15 : 0, PG_ACT_NONE);
         const pg_op *all = b[0].c.op, *kept = b[1].c.op;
         cr_assert(kept->state_bytes > 0);
-        if (strstr(all->impl, "backward jit") || strstr(all->impl, "backward brg"))
+        bool two_widths = s == 9; /* 70 channels: 3 and 2 vectors */
+        if (strstr(all->impl, "backward jit") || strstr(all->impl, "backward brg") ||
+            (strstr(all->impl, "backward own:small") && !two_widths))
             cr_assert_eq(kept->weight_bytes, all->weight_bytes, "shape %d: %s", s, kept->impl);
         else
             cr_assert_gt(kept->weight_bytes, all->weight_bytes);
