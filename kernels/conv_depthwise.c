@@ -173,8 +173,7 @@ static void take_tile(line *l, int64_t c, int64_t tile) {
 
 /* ---- the two directions ---- */
 
-static bool takes(const pg_conv_path_spec *spec) {
-    const pg_conv_geometry *g = spec->geometry;
+static bool fits(const pg_conv_geometry *g) {
     const pg_dnnl_conv *c = &g->dnnl;
     bool three_or_five = g->k_w == 3 || g->k_w == 5;
     return g->groups == g->in_c && g->out_c == g->in_c && g->in_c >= LANES && g->k_h <= TAPS &&
@@ -182,26 +181,26 @@ static bool takes(const pg_conv_path_spec *spec) {
            (c->strides[1] == 1 || (c->strides[1] == 2 && three_or_five));
 }
 
-static bool takes_forward(const pg_conv_path_spec *spec) { return !spec->backward && takes(spec); }
-
-/* With a stride the library is as fast or faster: writing every other column of d_src twice costs
- * what is gained. */
-static bool takes_backward(const pg_conv_path_spec *spec) {
+/* Backward with a stride the library is as fast or faster: writing every other column of d_src twice
+ * costs what is gained. */
+static bool takes(const pg_conv_path_spec *spec) {
     const int64_t *strides = spec->geometry->dnnl.strides;
-    return spec->backward && takes(spec) && strides[0] == 1 && strides[1] == 1;
+    return fits(spec->geometry) && (!spec->backward || (strides[0] == 1 && strides[1] == 1));
 }
 
-static size_t packed_bytes(const pg_conv_geometry *g) {
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward; /* the same order serves both */
     return (size_t)(g->out_c * g->k_h * g->k_w) * sizeof(float);
 }
 
-static size_t scratch_bytes(const pg_conv_geometry *g) {
-    (void)g;
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)g, (void)backward;
     return 0;
 }
 
 /* [k_h, k_w, channels] from [channels, k_h, k_w]. */
-static void pack(const pg_conv_geometry *g, const float *plain, float *packed) {
+static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    (void)backward;
     int64_t taps = g->k_h * g->k_w;
     for (int64_t c = 0; c < g->out_c; c++)
         for (int64_t t = 0; t < taps; t++)
@@ -291,20 +290,15 @@ static void backward(const pg_conv_path *path, const pg_conv_call *call) {
             backward_row(path, call, y, c, tile);
 }
 
-const pg_conv_kernel pg_conv_depthwise_forward = {
-    .name = "own:depthwise",
-    .takes = takes_forward,
-    .packed_bytes = packed_bytes,
-    .scratch_bytes = scratch_bytes,
-    .pack = pack,
-    .run = forward,
-};
+static void run(const pg_conv_path *path, const pg_conv_call *call) {
+    (path->backward ? backward : forward)(path, call);
+}
 
-const pg_conv_kernel pg_conv_depthwise_backward = {
+const pg_conv_kernel pg_conv_depthwise = {
     .name = "own:depthwise",
-    .takes = takes_backward,
+    .takes = takes,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
-    .run = backward,
+    .run = run,
 };

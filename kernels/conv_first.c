@@ -79,17 +79,20 @@ static bool takes(const pg_conv_path_spec *spec) {
            k.slots * k.pitch <= RING_FLOATS / k.out_c;
 }
 
-static size_t scratch_bytes(const pg_conv_geometry *g) {
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward; /* there is no other */
     kernel k = describe(g);
     return (size_t)omp_get_max_threads() * (size_t)ring_floats(&k) * sizeof(float);
 }
 
-static size_t packed_bytes(const pg_conv_geometry *g) {
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
     return (size_t)(g->out_c * g->in_c * g->k_h * g->k_w) * sizeof(float);
 }
 
 /* [k_h, out_c, k_w, in_c] from [out_c, in_c, k_h, k_w]. */
-static void pack(const pg_conv_geometry *g, const float *plain, float *packed) {
+static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    (void)backward;
     for (int64_t o = 0; o < g->out_c; o++)
         for (int64_t i = 0; i < g->in_c; i++)
             for (int64_t a = 0; a < g->k_h; a++)
@@ -281,7 +284,7 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
     }
 }
 
-const pg_conv_kernel pg_conv_first_backward = {
+const pg_conv_kernel pg_conv_first = {
     .name = "own:picture",
     .takes = takes,
     .packed_bytes = packed_bytes,

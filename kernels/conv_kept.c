@@ -79,11 +79,11 @@ static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
 /* All weights as the kernel packs them. */
 static bool copy_packed(const pg_conv_kernel *own, const pg_conv_path_spec *full,
                         pg_conv_kept *kept) {
-    kept->weight_bytes = own->packed_bytes(full->geometry);
+    kept->weight_bytes = own->packed_bytes(full->geometry, true);
     kept->rows = pg_malloc(kept->weight_bytes);
     kept->packed = kept->rows;
     if (kept->rows)
-        own->pack(full->geometry, full->weights, kept->rows);
+        own->pack(full->geometry, true, full->weights, kept->rows);
     return kept->rows != NULL;
 }
 

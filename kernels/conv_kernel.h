@@ -18,10 +18,12 @@ typedef struct pg_conv_kernel {
     const char *name;
     bool adds; /* a skip, before the activation */
     bool (*takes)(const pg_conv_path_spec *spec);
-    size_t (*packed_bytes)(const pg_conv_geometry *geometry);
-    size_t (*scratch_bytes)(const pg_conv_geometry *geometry); /* for the thread count in force */
-    /* `plain` as in pg_conv_path_spec. */
-    void (*pack)(const pg_conv_geometry *geometry, const float *plain, float *packed);
+    /* Of one direction, for which it took a convolution of this geometry; scratch for the thread
+     * count in force; `plain` as in pg_conv_path_spec. */
+    size_t (*packed_bytes)(const pg_conv_geometry *geometry, bool backward);
+    size_t (*scratch_bytes)(const pg_conv_geometry *geometry, bool backward);
+    void (*pack)(const pg_conv_geometry *geometry, bool backward, const float *plain,
+                 float *packed);
     /* Backward, NULL: not there. The packed weights of `count` of `channels` channels of the output
      * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
     void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
@@ -35,17 +37,17 @@ typedef struct pg_conv_kernel {
 } pg_conv_kernel;
 
 /* Gradient of a network's first convolution with respect to the picture. */
-extern const pg_conv_kernel pg_conv_first_backward;
+extern const pg_conv_kernel pg_conv_first;
 
 /* Depthwise convolutions, 3, 5 or 7 wide; forward with bias and activation. */
-extern const pg_conv_kernel pg_conv_depthwise_forward, pg_conv_depthwise_backward;
+extern const pg_conv_kernel pg_conv_depthwise;
 
 /* Dense convolutions on small maps, both ways; forward with bias, addition and activation. They
  * take what they are clearly faster at; `can` says what they are able to do. */
-extern const pg_conv_kernel pg_conv_small_forward, pg_conv_small_backward;
+extern const pg_conv_kernel pg_conv_small;
 bool pg_conv_small_can(const pg_conv_path_spec *spec);
 
 /* Dense convolutions of inputs that are 0 in many places (the spec says so). */
-extern const pg_conv_kernel pg_conv_sparse_forward, pg_conv_sparse_backward;
+extern const pg_conv_kernel pg_conv_sparse;
 
 #endif

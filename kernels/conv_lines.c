@@ -46,7 +46,7 @@ static bool lines_of_own(const pg_conv_kernel *own, const pg_conv_geometry *g, p
     if (!own->place || own->place(g, 0, 0, 0) < 0)
         return false;
     int64_t taps = g->k_h * g->k_w;
-    int64_t lines = (int64_t)own->packed_bytes(g) / (g->out_c * taps * LINE_BYTES);
+    int64_t lines = (int64_t)own->packed_bytes(g, true) / (g->out_c * taps * LINE_BYTES);
     if (!make_room(g->out_c, lines, taps, out))
         return false;
     for (int64_t o = 0; o < g->out_c; o++)
@@ -62,7 +62,7 @@ bool pg_conv_lines_make(const pg_conv_path *path, const pg_conv_geometry *g, pg_
     pg_md_blocks blocks;
     int in_axis = path->flipped ? 0 : 1, out_axis = 1 - in_axis;
     if (path->own)
-        return lines_of_own(path->own, g, out);
+        return path->backward && lines_of_own(path->own, g, out);
     if (g->groups != 1 || !pg_md_read_blocks(path->weights_md, &blocks) ||
         !has_lines(&blocks, in_axis))
         return false;

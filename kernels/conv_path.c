@@ -19,9 +19,7 @@
 
 /* The first that takes a convolution has it. */
 static const pg_conv_kernel *const own_kernels[] = {
-    &pg_conv_first_backward, &pg_conv_depthwise_forward, &pg_conv_depthwise_backward,
-    &pg_conv_sparse_forward, &pg_conv_sparse_backward,   &pg_conv_small_forward,
-    &pg_conv_small_backward};
+    &pg_conv_first, &pg_conv_depthwise, &pg_conv_sparse, &pg_conv_small};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},
@@ -363,7 +361,7 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
     if (spec->library_only || spec->bf16)
         return NULL;
     if (spec->way->small && pg_conv_small_can(spec))
-        return spec->backward ? &pg_conv_small_backward : &pg_conv_small_forward;
+        return &pg_conv_small;
     if (spec->way != pg_conv_ways)
         return NULL;
     for (size_t i = 0; i < sizeof own_kernels / sizeof own_kernels[0]; i++)
@@ -375,8 +373,7 @@ static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
 bool pg_conv_path_is_sparse(const pg_conv_path_spec *spec) {
     pg_conv_path_spec first = *spec;
     first.way = pg_conv_ways;
-    const pg_conv_kernel *own = own_kernel(&first);
-    return own == &pg_conv_sparse_forward || own == &pg_conv_sparse_backward;
+    return own_kernel(&first) == &pg_conv_sparse;
 }
 
 static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_diag *diag) {
@@ -387,15 +384,15 @@ static pg_err make_own(const pg_conv_path_spec *spec, pg_conv_path *path, pg_dia
     path->act = path->whole ? spec->act : PG_ACT_NONE;
     path->lo = spec->lo;
     path->hi = spec->hi;
-    path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry));
-    path->packed_bytes = path->own->packed_bytes(spec->geometry);
+    path->scratch_bytes = round_up(path->own->scratch_bytes(spec->geometry, spec->backward));
+    path->packed_bytes = path->own->packed_bytes(spec->geometry, spec->backward);
     snprintf(path->impl, sizeof path->impl, "%s", path->own->name);
     dnnl_status_t status = copy_bias(spec, path);
     if (!status && spec->weights) {
         path->weight_bytes += path->packed_bytes;
         path->weights = pg_malloc(path->packed_bytes);
         if (path->weights)
-            path->own->pack(spec->geometry, spec->weights, path->weights);
+            path->own->pack(spec->geometry, spec->backward, spec->weights, path->weights);
         else
             status = dnnl_out_of_memory;
     }

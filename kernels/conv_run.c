@@ -81,9 +81,10 @@ void pg_conv_run_free(pg_conv_run *run) {
 pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
                        pg_diag *diag) {
     pg_assert(path->adds && !run->addend);
-    run->own_skip = addend;
-    if (path->own)
+    if (path->own) {
+        run->own_skip = addend;
         return PG_OK;
+    }
     dnnl_status_t status =
         dnnl_memory_create(&run->addend, path->our_out, pg_dnnl_engine(), (void *)addend);
     if (status)
@@ -122,7 +123,7 @@ pg_err pg_conv_run_use(pg_conv_run *run, void *packed) {
 pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
                         void *packed) {
     if (path->own) {
-        path->own->pack(&path->geometry, plain, packed);
+        path->own->pack(&path->geometry, path->backward, plain, packed);
         return pg_conv_run_use(run, packed);
     }
     dnnl_status_t status = point(run->plain, plain);

@@ -311,12 +311,12 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
 
 static int64_t sums_floats(const kernel *k) { return k->positions * VECTORS * LANES; }
 
-static size_t scratch_of(const pg_conv_geometry *g, bool backward) {
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
     return (size_t)omp_get_max_threads() * (size_t)sums_floats(&k) * sizeof(float);
 }
 
-static size_t packed_of(const pg_conv_geometry *g, bool backward) {
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
     return (size_t)(k.vectors * LANES * k.in_c * k.taps) * sizeof(float);
 }
@@ -360,11 +360,11 @@ static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int6
     return rows * vectors * LANES + in - tile * vectors * LANES;
 }
 
-static void run(const pg_conv_path *path, const pg_conv_call *call, bool backward) {
-    kernel k = describe(&path->geometry, backward);
+static void run(const pg_conv_path *path, const pg_conv_call *call) {
+    kernel k = describe(&path->geometry, path->backward);
     float *sums = call->scratch;
     k.weights = call->weights, k.in = call->in, k.out = call->out;
-    k.bias = backward ? NULL : path->bias, k.skip = call->skip;
+    k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
     k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
     k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
 #pragma omp parallel
@@ -388,42 +388,14 @@ static bool takes(const pg_conv_path_spec *spec) {
            g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;
 }
 
-static bool takes_forward(const pg_conv_path_spec *spec) { return !spec->backward && takes(spec); }
-static bool takes_backward(const pg_conv_path_spec *spec) { return spec->backward && takes(spec); }
-
-static size_t packed_forward(const pg_conv_geometry *g) { return packed_of(g, false); }
-static size_t packed_backward(const pg_conv_geometry *g) { return packed_of(g, true); }
-static size_t scratch_forward(const pg_conv_geometry *g) { return scratch_of(g, false); }
-static size_t scratch_backward(const pg_conv_geometry *g) { return scratch_of(g, true); }
-
-static void pack_forward(const pg_conv_geometry *g, const float *plain, float *packed) {
-    pack(g, false, plain, packed);
-}
-
-static void pack_backward(const pg_conv_geometry *g, const float *plain, float *packed) {
-    pack(g, true, plain, packed);
-}
-
-static void forward(const pg_conv_path *path, const pg_conv_call *call) { run(path, call, false); }
-static void backward(const pg_conv_path *path, const pg_conv_call *call) { run(path, call, true); }
-
-const pg_conv_kernel pg_conv_small_forward = {
+const pg_conv_kernel pg_conv_small = {
     .name = "own:small",
     .adds = true,
-    .takes = takes_forward,
-    .packed_bytes = packed_forward,
-    .scratch_bytes = scratch_forward,
-    .pack = pack_forward,
-    .run = forward,
-};
-
-const pg_conv_kernel pg_conv_small_backward = {
-    .name = "own:small",
-    .takes = takes_backward,
-    .packed_bytes = packed_backward,
-    .scratch_bytes = scratch_backward,
-    .pack = pack_backward,
+    .takes = takes,
+    .packed_bytes = packed_bytes,
+    .scratch_bytes = scratch_bytes,
+    .pack = pack,
     .pick = pick,
     .place = place_of,
-    .run = backward,
+    .run = run,
 };

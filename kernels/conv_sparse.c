@@ -258,12 +258,13 @@ static bool takes(const pg_conv_path_spec *spec) {
            out_c % PANEL == 0 && !spec->add && spec->act != PG_ACT_CLIP;
 }
 
-static size_t packed_bytes(const pg_conv_geometry *g) {
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
     return (size_t)(g->in_c * g->out_c * g->k_h * g->k_w) * sizeof(float);
 }
 
-static size_t scratch_bytes(const pg_conv_geometry *g) {
-    (void)g;
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)g, (void)backward;
     return 0;
 }
 
@@ -279,31 +280,11 @@ static void pack(const pg_conv_geometry *g, bool backward, const float *plain, f
                     *packed++ = plain[c * out_step + k * in_step + t];
 }
 
-static void pack_forward(const pg_conv_geometry *g, const float *plain, float *packed) {
-    pack(g, false, plain, packed);
-}
-
-static void pack_backward(const pg_conv_geometry *g, const float *plain, float *packed) {
-    pack(g, true, plain, packed);
-}
-
-static bool takes_forward(const pg_conv_path_spec *spec) { return !spec->backward && takes(spec); }
-static bool takes_backward(const pg_conv_path_spec *spec) { return spec->backward && takes(spec); }
-
-const pg_conv_kernel pg_conv_sparse_forward = {
+const pg_conv_kernel pg_conv_sparse = {
     .name = "own:sparse",
-    .takes = takes_forward,
+    .takes = takes,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
-    .pack = pack_forward,
-    .run = run,
-};
-
-const pg_conv_kernel pg_conv_sparse_backward = {
-    .name = "own:sparse",
-    .takes = takes_backward,
-    .packed_bytes = packed_bytes,
-    .scratch_bytes = scratch_bytes,
-    .pack = pack_backward,
+    .pack = pack,
     .run = run,
 };

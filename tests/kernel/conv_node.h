@@ -4,6 +4,8 @@
 
 #include "tests/support/op_check.h"
 
+#include <omp.h>
+
 #include "conv_reference.h"
 #include "kernels/op_conv.h"
 
@@ -40,6 +42,36 @@ static inline void conv_add_skip(op_check *c) {
     cr_assert(pg_conv_absorb_add(c->op));
     op_check_input(c, c->op->src[1].shape);
     c->want[1] = true;
+}
+
+/* With any number of threads up to `most` the bits are the same, both ways. `open` makes a started
+ * operator of a shape, and runs it forward. */
+static inline void conv_threads_do_not_show(const conv_case *shapes, int count, int most,
+                                            void (*open)(op_check *, const conv_case *)) {
+    int before = omp_get_max_threads();
+    for (int i = 0; i < count; i++) {
+        float *d_x = NULL, *y = NULL;
+        size_t in = (size_t)(shapes[i].in_c * shapes[i].in_h * shapes[i].in_w) * sizeof(float);
+        size_t out = (size_t)(shapes[i].out_c * conv_out_h(&shapes[i]) * conv_out_w(&shapes[i])) *
+                     sizeof(float);
+        for (int threads = 1; threads <= most; threads++) {
+            op_check c;
+            omp_set_num_threads(threads);
+            open(&c, &shapes[i]);
+            op_check_backward(&c);
+            if (d_x) {
+                cr_assert_eq(memcmp(y, c.y[0], out), 0, "shape %d, %d threads", i, threads);
+                cr_assert_eq(memcmp(d_x, c.d_x[0], in), 0, "shape %d, %d threads", i, threads);
+            } else {
+                memcpy(d_x = pg_malloc(in), c.d_x[0], in);
+                memcpy(y = pg_malloc(out), c.y[0], out);
+            }
+            op_check_close(&c);
+        }
+        pg_free(d_x);
+        pg_free(y);
+    }
+    omp_set_num_threads(before);
 }
 
 #endif

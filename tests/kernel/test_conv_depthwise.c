@@ -4,8 +4,6 @@
  * bits. */
 #include "tests/support/op_check.h"
 
-#include <omp.h>
-
 #include "conv_node.h"
 
 /* in_c in_h in_w out_c k_h k_w groups, strides, dilations, top left bottom right */
@@ -75,30 +73,9 @@ Test(conv_depthwise, leaves_it_to_the_library_where_told) {
     check(&shapes[8], true);
 }
 
-Test(conv_depthwise, threads_do_not_show) {
-    int before = omp_get_max_threads();
-    for (int i = 0; i < SHAPES; i++) {
-        float *d_x = NULL, *y = NULL;
-        size_t in = (size_t)(shapes[i].in_c * shapes[i].in_h * shapes[i].in_w) * sizeof(float);
-        size_t out = (size_t)(shapes[i].in_c * conv_out_h(&shapes[i]) * conv_out_w(&shapes[i])) *
-                     sizeof(float);
-        for (int threads = 1; threads <= 3; threads++) {
-            op_check c;
-            const float *w;
-            omp_set_num_threads(threads);
-            open(&c, &shapes[i], false, &w);
-            op_check_backward(&c);
-            if (d_x) {
-                cr_assert_eq(memcmp(y, c.y[0], out), 0, "shape %d, %d threads", i, threads);
-                cr_assert_eq(memcmp(d_x, c.d_x[0], in), 0, "shape %d, %d threads", i, threads);
-            } else {
-                memcpy(d_x = pg_malloc(in), c.d_x[0], in);
-                memcpy(y = pg_malloc(out), c.y[0], out);
-            }
-            op_check_close(&c);
-        }
-        pg_free(d_x);
-        pg_free(y);
-    }
-    omp_set_num_threads(before);
+static void open_own(op_check *c, const conv_case *k) {
+    const float *w;
+    open(c, k, false, &w);
 }
+
+Test(conv_depthwise, threads_do_not_show) { conv_threads_do_not_show(shapes, SHAPES, 3, open_own); }

@@ -7,8 +7,7 @@
 #include <omp.h>
 #include <string.h>
 
-#include "conv_reference.h"
-#include "kernels/conv_path.h"
+#include "conv_path_case.h"
 #include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 
@@ -53,27 +52,6 @@ static float *values(int64_t channels, int64_t positions, int zeros, double **wi
     return v;
 }
 
-static pg_conv_geometry geometry_of(const conv_case *k) {
-    int64_t h = conv_out_h(k), w = conv_out_w(k);
-    return (pg_conv_geometry){
-        .groups = k->groups,
-        .in_c = k->in_c,
-        .in_h = k->in_h,
-        .in_w = k->in_w,
-        .out_c = k->out_c,
-        .out_h = h,
-        .out_w = w,
-        .k_h = k->k_h,
-        .k_w = k->k_w,
-        .dnnl = {
-            .strides = {k->stride_h, k->stride_w},
-            .dilates = {k->dilation_h - 1, k->dilation_w - 1},
-            .pad_begin = {k->top, k->left},
-            .pad_end = {(h - 1) * k->stride_h + (k->k_h - 1) * k->dilation_h + 1 - k->in_h - k->top,
-                        (w - 1) * k->stride_w + (k->k_w - 1) * k->dilation_w + 1 - k->in_w -
-                            k->left}}};
-}
-
 /* In an array that is not empty before. */
 static float *compute(const pg_conv_path_spec *spec, const float *in, int64_t count) {
     pg_conv_path path = {0};
@@ -109,7 +87,7 @@ static void near(const float *got, const double *expected, int64_t channels, int
 }
 
 static void check(const conv_case *k, int zeros, bool with_bias, bool relu) {
-    pg_conv_geometry g = geometry_of(k);
+    pg_conv_geometry g = conv_path_case(k);
     int64_t in = k->in_h * k->in_w, out = g.out_h * g.out_w, taps = k->k_h * k->k_w;
     double *x, *w, *b, *d, *z = pg_malloc((size_t)(k->out_c * out) * sizeof *z);
     double *d_x = pg_malloc((size_t)(k->in_c * in) * sizeof *d_x);
@@ -141,7 +119,7 @@ Test(conv_sparse, matches_plain_loops) {
 }
 
 Test(conv_sparse, a_nan_is_no_zero) {
-    pg_conv_geometry g = geometry_of(&shapes[1]);
+    pg_conv_geometry g = conv_path_case(&shapes[1]);
     double *x, *w;
     float *xf = values(128, 49, 4, &x), *wf = values(128 * 128, 1, 0, &w);
     xf[10 * 128 + 3] = NAN;
@@ -154,7 +132,7 @@ Test(conv_sparse, a_nan_is_no_zero) {
 
 Test(conv_sparse, threads_do_not_show) {
     for (int i = 0; i < SHAPES; i++) {
-        pg_conv_geometry g = geometry_of(&shapes[i]);
+        pg_conv_geometry g = conv_path_case(&shapes[i]);
         int64_t count = g.out_c * g.out_h * g.out_w;
         double *x, *w;
         float *xf = values(g.in_c, g.in_h * g.in_w, 4, &x);
@@ -173,7 +151,7 @@ Test(conv_sparse, threads_do_not_show) {
 /* What it does not take goes to the library; and the tuner knows the two apart. */
 Test(conv_sparse, takes_what_suits_it) {
     const conv_case *k = &shapes[7];
-    pg_conv_geometry g = geometry_of(k);
+    pg_conv_geometry g = conv_path_case(k);
     pg_conv_path_spec spec = {.geometry = &g, .sparse = true};
     bool here = __builtin_cpu_supports("avx512f");
     cr_assert_eq(pg_conv_path_is_sparse(&spec), here);
