@@ -30,7 +30,8 @@ struct pg_pipeline {
     float *heat;        /* [H,W] what of it the overlay shows */
     uint8_t *overlay;   /* [H,W,3] */
     pg_jpeg_writer *jpeg;
-    bool has_map, has_plain, has_overlay;
+    const float *sorted; /* its magnitudes, in scratch until the next sort; NULL: no map */
+    bool has_plain, has_overlay;
 };
 
 const char *pg_stage_name(pg_stage stage) {
@@ -230,8 +231,7 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
     draw_map(p, p->explainer->options->reduce, p->map);
     if (!pg_map_finite(p->map, area))
         return drop(diag, PG_DROP_INFER_ERROR, "the map holds numbers that are not finite");
-    const float *sorted = pg_map_sort(&p->scratch, p->map);
-    p->has_map = true;
+    const float *sorted = p->sorted = pg_map_sort(&p->scratch, p->map);
     pg_preprocess_transform(p->preprocess, out->transform);
     pg_quality *q = &out->quality;
     q->entropy = pg_map_entropy(p->map, area);
@@ -316,7 +316,8 @@ void pg_pipeline_watch(pg_pipeline *p, void (*progress)(void *user, int done, in
 pg_drop pg_pipeline_run(pg_pipeline *p, const pg_frame *frame, const pg_wish *wish,
                         pg_explanation *out, pg_diag *diag) {
     *out = (pg_explanation){.n_top = 0};
-    p->has_map = p->has_plain = p->has_overlay = false;
+    p->sorted = NULL;
+    p->has_plain = p->has_overlay = false;
     const pg_saliency *method;
     int64_t klass = -1;
     pg_pass_start(&p->pass);
@@ -363,9 +364,11 @@ static void draw_heat(pg_pipeline *p) {
 
 const uint8_t *pg_pipeline_overlay(pg_pipeline *p) {
     int64_t area = p->height * p->width;
-    if (!p->has_overlay && p->has_map) {
+    if (!p->has_overlay && p->sorted) {
         draw_heat(p);
-        const float *sorted = pg_map_sort(&p->scratch, p->heat);
+        const float *sorted = p->method->kind->show == PG_SHOW_MAGNITUDE
+                                  ? p->sorted
+                                  : pg_map_sort(&p->scratch, p->heat);
         double full = pg_map_percentile(sorted, area, p->explainer->options->percentile);
         if (!(full > 0)) /* a map of a few spots: the percentile of the rest is 0 */
             full = (double)sorted[area - 1];
