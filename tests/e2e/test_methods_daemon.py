@@ -14,7 +14,7 @@ from PIL import Image
 import cli
 import models
 import photos
-from daemon import Collector, Daemon
+from daemon import Collector, Daemon, sections_of
 
 SIZE, FPS = 224, 25
 CRP_LAYER = "_conv_head"
@@ -47,19 +47,15 @@ class Case:
         """Map and result of the command line."""
         if (frame, method) not in self.maps:
             out = cli.run("explain", "--model", self.model, "--method", method, "--json", "--save-map",
-                          self.folder / "m.npy", "--save-overlay", self.folder / f"{frame}-{method}.png", *cli.settings(self.settings), "--set", "engine.tune=off", "--set",
-                          "model.threads=1", self.folder / f"{frame}.png")
+                          self.folder / "m.npy", "--save-overlay", self.folder / f"{frame}-{method}.png",
+                          *cli.settings({**self.settings, "engine.tune": "off", "model.threads": 1}),
+                          self.folder / f"{frame}.png")
             self.maps[frame, method] = np.load(self.folder / "m.npy").astype(float), json.loads(out.stdout)
         return self.maps[frame, method]
 
-    def daemon(self, folder, streams, **sections):
-        for key, value in self.settings.items():
-            place = sections
-            *path, last = key.split(".")
-            for name in path:
-                place = place.setdefault(name, {})
-            place[last] = value
-        return Daemon(self.model, folder, streams=streams, publish={"hwm": 1000, "overlay": True}, **sections)
+    def daemon(self, folder, streams):
+        return Daemon(self.model, folder, streams=streams, publish={"hwm": 1000, "overlay": True},
+                      **sections_of(self.settings))
 
 
 @pytest.fixture(scope="module")

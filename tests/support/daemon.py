@@ -75,6 +75,18 @@ class Metrics:
         return received
 
 
+def sections_of(settings):
+    """{"a.b": 1} -> {"a": {"b": 1}}"""
+    out = {}
+    for key, value in settings.items():
+        place = out
+        *path, last = key.split(".")
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return out
+
+
 class Daemon:
     def __init__(self, model, folder, /, ingest="pull", program=None, env=None, **sections):
         self.folder = pathlib.Path(folder)

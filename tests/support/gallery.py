@@ -18,16 +18,15 @@ from tqdm import tqdm
 import cli
 import models
 import photos
-from daemon import Daemon
+from daemon import Daemon, sections_of
 
 SIZE, CELL, LINE, MARGIN = 224, 168, 15, 170  # of the network; of the sheet, in pixels
 PHOTOS = {"chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg", "motorcycle": "motorcycle_left.png"}
 FRAMES = (36, 70, 90, 125, 165, 215)
 LABELS = cli.ROOT / "clients/demo/imagenet_classes.txt"
-SETTINGS = {"model.input.mean": "0.5", "model.input.std": "0.5", "model.labels": str(LABELS),
-            "parchgrad.select": "instance", "explain.smooth": "2", "crp.layer": "_conv_head",
-            "scorecam.channels": "256", "explain.methods": "[lrp, crp]"}
-QUICK = {"scorecam.channels": "8", "rise.masks": "20", "occlusion.window": "64", "occlusion.stride": "64"}
+SETTINGS = {"model.input.mean": .5, "model.input.std": .5, "model.labels": str(LABELS), "parchgrad.select": "instance",
+            "explain.smooth": 2, "crp.layer": "_conv_head", "scorecam.channels": 256, "explain.methods": ["lrp", "crp"]}
+QUICK = {"scorecam.channels": 8, "rise.masks": 20, "occlusion.window": 64, "occlusion.stride": 64}
 
 
 class Cell:
@@ -70,13 +69,9 @@ class Pictures:
         return out
 
 
-def options(settings):
-    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-
-
 def by_command(model, settings, method, path, folder):
     out = cli.run("explain", "--model", model, "--method", method, "--json", "--save-overlay", folder / "overlay.jpg",
-                  *options(settings), path, timeout=3600)
+                  *cli.settings(settings), path, timeout=3600)
     info = json.loads(out.stdout)
     top = info["explained"]
     return Cell((folder / "overlay.jpg").read_bytes(), top["name"], top["probability"],
@@ -87,7 +82,7 @@ def best_channels(model, settings, pictures):
     """For crp: the two channels of its layer that say most about each photograph."""
     best = set()
     for path in pictures.photos.values():
-        out = cli.run("explain", "--model", model, "--method", "crp", "--json", *options(settings), path)
+        out = cli.run("explain", "--model", model, "--method", "crp", "--json", *cli.settings(settings), path)
         best |= set(json.loads(out.stdout)["concepts"]["top"][:2])
     return sorted(best)
 
@@ -101,19 +96,12 @@ def by_daemon(daemon, results, method, frame):
     return Cell(overlay, h["explained"]["name"], probability, h["timing"]["total"] * 1e-9, h["quality"])
 
 
-def nested(settings):
-    """{"a.b": "1"} -> {"a": {"b": 1}}; what is no JSON is a string."""
-    out = {}
-    for key, text in settings.items():
-        place = out
-        *path, last = key.split(".")
-        for name in path:
-            place = place.setdefault(name, {})
-        try:
-            place[last] = json.loads(text)
-        except ValueError:
-            place[last] = [w.strip() for w in text[1:-1].split(",")] if text.startswith("[") else text
-    return out
+def value_of(text):
+    """What --set says, as YAML would read it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return [w.strip() for w in text[1:-1].split(",")] if text.startswith("[") else text
 
 
 def explain_all(model, settings, methods, pictures):
@@ -128,7 +116,7 @@ def explain_all(model, settings, methods, pictures):
             progress.update()
     if pictures.frames:
         with Daemon(model, folder, publish={"overlay": True}, streams={"default": {"policy": "fifo", "depth": 8}},
-                    **nested(settings)) as daemon:
+                    **sections_of(settings)) as daemon:
             results = daemon.subscribe()
             results.setsockopt(zmq.RCVTIMEO, 600000)
             for method in methods:
@@ -206,16 +194,16 @@ def main():
     if not set(methods) <= set(known):
         sys.exit(f"tests/gallery: no method {', '.join(sorted(set(methods) - set(known)))}; there are {', '.join(known)}")
     settings = {**SETTINGS, **(QUICK if args.quick else {})}
-    settings |= dict(setting.split("=", 1) for setting in args.set)
+    settings |= {key: value_of(text) for key, _, text in (setting.partition("=") for setting in args.set)}
     args.out.mkdir(parents=True, exist_ok=True)
     model = models.export("efficientnet_lite0", SIZE)
     with tempfile.TemporaryDirectory() as folder:
         pictures = Pictures(pathlib.Path(folder), args.quick)
         cli.run("calibrate", "--model", model, "--data", pictures.folder / "data", "--labels", "predicted", "--out",
-                pictures.folder / "stats", *options(settings))
+                pictures.folder / "stats", *cli.settings(settings))
         settings["parchgrad.stats"] = str(pictures.folder / "stats")
         if "crp" in methods:
-            settings.setdefault("crp.channels", str(best_channels(model, settings, pictures)))
+            settings.setdefault("crp.channels", best_channels(model, settings, pictures))
         cells, originals = explain_all(model, settings, methods, pictures), pictures.originals()
     draw_sheet(cells, methods, originals, args.out / "gallery.png")
     write_page(cells, methods, originals, settings, args.out / "gallery.html")
