@@ -5,6 +5,25 @@
 
 #include "kernels/conv_path.h"
 
+/* Along an axis the places r of a convolution's output [from, to) at which a tap lies inside its
+ * input, at r stride + shift. */
+typedef struct pg_conv_span {
+    int64_t from, to, shift;
+} pg_conv_span;
+
+static inline pg_conv_span pg_conv_span_of(const pg_conv_geometry *g, int axis, int64_t tap) {
+    int64_t in = axis ? g->in_w : g->in_h, out = axis ? g->out_w : g->out_h;
+    int64_t stride = g->dnnl.strides[axis];
+    pg_conv_span s = {.shift = tap * (g->dnnl.dilates[axis] + 1) - g->dnnl.pad_begin[axis]};
+    int64_t first = s.shift < 0 ? (-s.shift + stride - 1) / stride : 0;
+    int64_t end = in > s.shift ? (in - 1 - s.shift) / stride + 1 : 0;
+    s.from = first < out ? first : out;
+    s.to = end < out ? end : out;
+    if (s.to < s.from)
+        s.to = s.from;
+    return s;
+}
+
 /* What a call computes: the path's direction, between channels-last arrays. */
 typedef struct pg_conv_call {
     const float *weights; /* as pack made them */

@@ -141,22 +141,6 @@ static int64_t most_positions(int64_t vectors) { return vectors == 4 ? 6 : POSIT
 
 /* ---- the whole ---- */
 
-/* Along an axis the positions of dst [from, to) have a tap inside src. */
-typedef struct span {
-    int64_t from, to, shift; /* position r of dst meets r stride + shift of src */
-} span;
-
-static span span_of(const pg_conv_geometry *g, int axis, int64_t tap) {
-    int64_t in = axis ? g->in_w : g->in_h, out = axis ? g->out_w : g->out_h;
-    int64_t stride = g->dnnl.strides[axis];
-    span s = {.shift = tap * (g->dnnl.dilates[axis] + 1) - g->dnnl.pad_begin[axis]};
-    s.from = s.shift < 0 ? smaller(ceil_div(-s.shift, stride), out) : 0;
-    s.to = in > s.shift ? smaller((in - 1 - s.shift) / stride + 1, out) : 0;
-    if (s.to < s.from)
-        s.to = s.from;
-    return s;
-}
-
 /* "in" is what is summed over, "out" what the sums are. */
 typedef struct kernel {
     const pg_conv_geometry *g;
@@ -170,7 +154,8 @@ typedef struct kernel {
 
 static int64_t whole_tap(const kernel *k) {
     for (int64_t t = 0; t < k->taps; t++) {
-        span y = span_of(k->g, 0, t / k->g->k_w), x = span_of(k->g, 1, t % k->g->k_w);
+        pg_conv_span y = pg_conv_span_of(k->g, 0, t / k->g->k_w);
+        pg_conv_span x = pg_conv_span_of(k->g, 1, t % k->g->k_w);
         if ((y.to - y.from) * (x.to - x.from) == k->positions)
             return t;
     }
@@ -236,7 +221,8 @@ static const float *weights_of(const kernel *k, const place *at) {
 static void add_block(const kernel *k, const place *at, const place *next, group *one) {
     const pg_conv_geometry *g = k->g;
     const int64_t tap = tap_of(k, at), vectors = tile_vectors(k, at->tile);
-    const span y = span_of(g, 0, tap / g->k_w), x = span_of(g, 1, tap % g->k_w);
+    const pg_conv_span y = pg_conv_span_of(g, 0, tap / g->k_w);
+    const pg_conv_span x = pg_conv_span_of(g, 1, tap % g->k_w);
     const int64_t count = (y.to - y.from) * (x.to - x.from);
     const int64_t groups = ceil_div(count, most_positions(vectors));
     const int64_t fetch =

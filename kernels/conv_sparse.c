@@ -137,24 +137,6 @@ static bool has_masks(void) { return false; }
 
 #endif
 
-/* ---- the positions that a tap connects ---- */
-
-/* Along one axis: `count` places p of the convolution's output from `first` on, each with the place
- * p * stride + shift of its input. */
-typedef struct reach {
-    int64_t first, count, stride, shift;
-} reach;
-
-static reach reach_of(const pg_conv_geometry *g, int axis, int64_t tap) {
-    int64_t in = axis == 0 ? g->in_h : g->in_w, out = axis == 0 ? g->out_h : g->out_w;
-    reach r = {.stride = g->dnnl.strides[axis],
-               .shift = tap * (g->dnnl.dilates[axis] + 1) - g->dnnl.pad_begin[axis]};
-    r.first = r.shift < 0 ? (-r.shift + r.stride - 1) / r.stride : 0;
-    int64_t end = r.shift < in ? smaller(out, (in - 1 - r.shift) / r.stride + 1) : 0;
-    r.count = end > r.first ? end - r.first : 0;
-    return r;
-}
-
 /* ---- a few lines of the output, one panel of its channels ---- */
 
 typedef struct job {
@@ -183,8 +165,10 @@ static void begin(const job *j) {
 }
 
 /* One tap, one block of input channels. */
-static void add(const job *j, reach y, reach x, int64_t k, const float *weights, bool starts) {
+static void add(const job *j, pg_conv_span y, pg_conv_span x, int64_t k, const float *weights,
+                bool starts) {
     const side *s = &j->side;
+    const int64_t *strides = j->path->geometry.dnnl.strides;
     const bool back = j->path->backward;
     const int64_t depth = smaller(DEPTH, s->in_c - k), positions = (j->to - j->from) * s->out_w;
     const int64_t cache_lines = depth * PANEL * (int64_t)sizeof *weights / CACHE_LINE;
@@ -193,17 +177,17 @@ static void add(const job *j, reach y, reach x, int64_t k, const float *weights,
               .bias = bias_of(j),
               .next = (const char *)(weights + depth * PANEL),
               .ahead = (cache_lines + positions - 1) / positions * CACHE_LINE,
-              .count = x.count,
-              .in_step = (back ? 1 : x.stride) * s->in_c,
-              .out_step = (back ? x.stride : 1) * s->out_c,
+              .count = x.to - x.from,
+              .in_step = (back ? 1 : strides[1]) * s->in_c,
+              .out_step = (back ? strides[1] : 1) * s->out_c,
               .depth = depth};
-    int64_t there = x.first * x.stride + x.shift;
-    for (int64_t p = y.first; p < y.first + y.count; p++) {
-        int64_t q = p * y.stride + y.shift, in = back ? p : q, out = back ? q : p;
+    int64_t there = x.from * strides[1] + x.shift;
+    for (int64_t p = y.from; p < y.to; p++) {
+        int64_t q = p * strides[0] + y.shift, in = back ? p : q, out = back ? q : p;
         if (out < j->from || out >= j->to)
             continue;
-        l.in = j->call->in + (in * s->in_w + (back ? x.first : there)) * s->in_c + k;
-        l.out = j->call->out + (out * s->out_w + (back ? there : x.first)) * s->out_c + j->channel;
+        l.in = j->call->in + (in * s->in_w + (back ? x.from : there)) * s->in_c + k;
+        l.out = j->call->out + (out * s->out_w + (back ? there : x.from)) * s->out_c + j->channel;
         add_line(&l);
         l.next += l.count * l.ahead;
     }
@@ -232,8 +216,8 @@ static void do_job(const job *j) {
         begin(j);
     for (int64_t ky = 0; ky < g->k_h; ky++)
         for (int64_t kx = 0; kx < g->k_w; kx++, weights += s->in_c * PANEL) {
-            reach y = reach_of(g, 0, ky), x = reach_of(g, 1, kx);
-            for (int64_t k = 0; x.count > 0 && k < s->in_c; k += DEPTH)
+            pg_conv_span y = pg_conv_span_of(g, 0, ky), x = pg_conv_span_of(g, 1, kx);
+            for (int64_t k = 0; x.to > x.from && k < s->in_c; k += DEPTH)
                 add(j, y, x, k, weights + k * PANEL, all && k == 0);
         }
     if (j->path->act == PG_ACT_RELU)
