@@ -9,12 +9,15 @@
  *
  * with the sums in registers. A multiplication reads its weights, so these must be near: those of
  * a block, 64 x 128 floats, fill two thirds of a first-level cache and serve all positions of a few
- * lines, while the next block's are fetched.
+ * lines, while the next block's are fetched. Even so a core reads fewer of them than it could
+ * multiply, five of six: positions go in pairs, and what both have is read once.
  *
- * On one core of a Xeon of 2023, 256 to 1024 channels at 14x14 take the library 0.46 ms and this
- * 0.63 without any zeros, 0.37 with one half of them. Within ResNet-50, where weights come from
- * memory and are fetched in time here, the library's take 0.69 ms and these 0.49; and at one
- * quarter of zeros they still win.
+ * Between blocks the sums wait in an array of the thread's own. In the output itself lines of two
+ * threads' panels would take turns, and what a core fetches ahead of one would be the other's: that
+ * cost a quarter of the time.
+ *
+ * On one core of a Xeon of 2023, 256 to 1024 channels at 14x14 take the library 0.59 ms and this
+ * 0.59 without any zeros, 0.40 with one half of them.
  *
  * The two directions are one loop over pairs of positions that a tap of the kernel connects: p of
  * the convolution's output and p stride + tap dilation - pad of its input. Masks are what AVX-512
@@ -22,6 +25,7 @@
 #include "kernels/conv_kernel.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -38,6 +42,7 @@ enum {
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* What a convolution is in this direction. */
 typedef struct side {
@@ -56,22 +61,64 @@ static side side_of(const pg_conv_geometry *g, bool backward) {
     return s;
 }
 
-/* ---- one line of positions, one block of input channels ---- */
+/* ---- some positions, one block of input channels ---- */
 
-typedef struct line {
-    const float *in, *weights; /* [count, in_c] at the block's first channel; [depth, panel] */
-    float *out;                /* [count, out_c] at the panel's first channel */
-    int64_t count, in_step, out_step, depth;
-    bool starts;       /* the sums begin here, with */
-    const float *bias; /* [panel] or NULL: 0 */
-    const char *next;  /* of the weights: what is read after these, on its way from afar */
-    int64_t ahead;     /* bytes of it for each position */
-} line;
+/* Where a position's input is, from the block's first channel on, its sums, and its output; both
+ * of these are the panel's. */
+typedef struct place {
+    const float *in;
+    float *sums, *out;
+} place;
+
+/* A tap, seen from the positions that have it: lines of some, equally far from each other. */
+typedef struct field {
+    place first;
+    int64_t lines, count;                 /* of one line */
+    int64_t in_step, sums_step, out_step; /* between positions */
+    int64_t in_line, sums_line, out_line; /* between lines */
+} field;
+
+typedef struct block {
+    field at;
+    const float *weights; /* [depth, panel] */
+    int64_t depth;
+    const float *start; /* [panel] where the sums begin here; NULL: they go on */
+    bool ends;          /* they are complete and go to the output */
+    bool relu;          /* and then are not below 0 */
+    const char *next;   /* of the weights: what is read after these, on its way from afar */
+    int64_t ahead;      /* bytes of it for each position */
+} block;
 
 #if defined(__x86_64__)
 
 #define TARGET __attribute__((target("avx512f,bmi")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
+
+/* Where a walk through a field is. */
+typedef struct walk {
+    place at;
+    int64_t line, column;
+} walk;
+
+/* From the last position it does not move. */
+INLINE void go_on(const field *f, walk *w) {
+    if (++w->column < f->count) {
+        w->at.in += f->in_step;
+        w->at.sums += f->sums_step;
+        w->at.out += f->out_step;
+    } else if (++w->line < f->lines) {
+        w->column = 0;
+        w->at.in = f->first.in + w->line * f->in_line;
+        w->at.sums = f->first.sums + w->line * f->sums_line;
+        w->at.out = f->first.out + w->line * f->out_line;
+    }
+}
+
+/* Of the inputs those that are not 0. */
+typedef struct position {
+    place at;
+    uint64_t mask;
+} position;
 
 INLINE uint64_t not_zero(const float *x, int64_t depth) {
     uint64_t mask = 0;
@@ -82,57 +129,108 @@ INLINE uint64_t not_zero(const float *x, int64_t depth) {
     return mask;
 }
 
-/* On their way from afar: this position's next block, or where it is the first, that of another
- * position; and a part of the weights that come next. */
-INLINE void fetch(line l, const float *x, const char *weights) {
-    const float *soon = l.starts ? x + 4 * l.in_step : x + DEPTH;
-    for (int64_t i = 0; i < DEPTH; i += LANES)
-        _mm_prefetch((const char *)(soon + i), _MM_HINT_T1);
-    for (int64_t i = 0; i < l.ahead; i += CACHE_LINE)
-        _mm_prefetch(weights + i, _MM_HINT_T1);
+INLINE position next_of(const field *f, int64_t depth, walk *w) {
+    position p = {w->at, not_zero(w->at.in, depth)};
+    go_on(f, w);
+    return p;
 }
 
-/* depth is known where this is inlined, but for the last block of an odd number of channels. What
- * is stored might change a line in memory, so it comes as a value. */
-INLINE void add_positions(line l, int64_t depth) {
-    static const float zeros[PANEL];
-    const float *start = l.bias ? l.bias : zeros;
-    for (int64_t p = 0; p < l.count; p++) {
-        const float *x = l.in + p * l.in_step;
-        float *out = l.out + p * l.out_step;
-        const float *from = l.starts ? start : out;
-        uint64_t left = not_zero(x, depth);
-        fetch(l, x, l.next + p * l.ahead);
-        __m512 sum[VECTORS];
+/* On their way from afar: this position's next block, or where it is the first, that of another
+ * position; and a part of the weights that come next. */
+INLINE void fetch(const block *b, const float *x, const char **weights) {
+    const float *soon = b->start ? x + 4 * b->at.in_step : x + DEPTH;
+    for (int64_t i = 0; i < DEPTH; i += LANES)
+        _mm_prefetch((const char *)(soon + i), _MM_HINT_T1);
+    for (int64_t i = 0; i < b->ahead; i += CACHE_LINE)
+        _mm_prefetch(*weights + i, _MM_HINT_T1);
+    *weights += b->ahead;
+}
+
+INLINE void load(const block *b, place at, __m512 sum[VECTORS]) {
+    const float *from = b->start ? b->start : at.sums;
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++)
+        sum[v] = _mm512_loadu_ps(from + v * LANES);
+}
+
+INLINE void store(const block *b, place at, const __m512 sum[VECTORS]) {
+    float *to = b->ends ? at.out : at.sums;
+    const __m512 least = _mm512_set1_ps(b->ends && b->relu ? 0 : -INFINITY); /* a NaN stays one */
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++)
+        _mm512_storeu_ps(to + v * LANES, _mm512_max_ps(least, sum[v]));
+}
+
+/* The inputs of one position in `mask`. */
+INLINE void add_one(const float *x, uint64_t mask, const float *weights, __m512 sum[VECTORS]) {
+    for (; mask != 0; mask &= mask - 1) {
+        int64_t k = __builtin_ctzll(mask);
+        const float *w = weights + k * PANEL;
+        __m512 factor = _mm512_set1_ps(x[k]);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++)
-            sum[v] = _mm512_loadu_ps(from + v * LANES);
-        for (; left != 0; left &= left - 1) {
-            int64_t k = __builtin_ctzll(left);
-            const float *w = l.weights + k * PANEL;
-            __m512 factor = _mm512_set1_ps(x[k]);
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; v++)
-                sum[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(w + v * LANES), sum[v]);
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++)
-            _mm512_storeu_ps(out + v * LANES, sum[v]);
+            sum[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(w + v * LANES), sum[v]);
     }
 }
 
-TARGET static void add_line(const line *l) {
-    if (l->depth == DEPTH)
-        add_positions(*l, DEPTH);
+/* Those of two positions. */
+INLINE void add_both(const float *x, const float *y, uint64_t mask, const float *weights,
+                     __m512 sum[VECTORS], __m512 other[VECTORS]) {
+    for (; mask != 0; mask &= mask - 1) {
+        int64_t k = __builtin_ctzll(mask);
+        const float *w = weights + k * PANEL;
+        __m512 factor = _mm512_set1_ps(x[k]), second = _mm512_set1_ps(y[k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {
+            __m512 row = _mm512_loadu_ps(w + v * LANES);
+            __asm__("" : "+v"(row)); /* one load: GCC makes two of it */
+            sum[v] = _mm512_fmadd_ps(factor, row, sum[v]);
+            other[v] = _mm512_fmadd_ps(second, row, other[v]);
+        }
+    }
+}
+
+/* depth is known where this is inlined, but for the last block of an odd number of channels. The
+ * next positions' masks are there before the loops over these end, which no processor foresees. */
+INLINE void add_positions(const block *b, int64_t depth) {
+    const float *weights = b->weights;
+    const char *ahead = b->next;
+    walk w = {.at = b->at.first};
+    position p = next_of(&b->at, depth, &w), q = next_of(&b->at, depth, &w);
+    __m512 sum[VECTORS], other[VECTORS];
+    int64_t left = b->at.lines * b->at.count;
+    for (; left >= 2; left -= 2) {
+        const position one = p, two = q;
+        p = next_of(&b->at, depth, &w), q = next_of(&b->at, depth, &w);
+        fetch(b, one.at.in, &ahead);
+        fetch(b, two.at.in, &ahead);
+        load(b, one.at, sum);
+        load(b, two.at, other);
+        add_both(one.at.in, two.at.in, one.mask & two.mask, weights, sum, other);
+        add_one(one.at.in, one.mask & ~two.mask, weights, sum);
+        add_one(two.at.in, two.mask & ~one.mask, weights, other);
+        store(b, one.at, sum);
+        store(b, two.at, other);
+    }
+    if (left == 1) {
+        load(b, p.at, sum);
+        add_one(p.at.in, p.mask, weights, sum);
+        store(b, p.at, sum);
+    }
+}
+
+TARGET static void add_block(const block *b) {
+    if (b->depth == DEPTH)
+        add_positions(b, DEPTH);
     else
-        add_positions(*l, l->depth);
+        add_positions(b, b->depth);
 }
 
 static bool has_masks(void) { return __builtin_cpu_supports("avx512f"); }
 
 #else
 
-static void add_line(const line *l) { (void)l; }
+static void add_block(const block *b) { (void)b; }
 static bool has_masks(void) { return false; }
 
 #endif
@@ -145,63 +243,90 @@ typedef struct job {
     side side;
     int64_t from, to; /* lines */
     int64_t channel;  /* the panel's first */
+    float *sums;      /* [lines, out_w, panel] the thread's */
 } job;
 
-/* Of the panel. */
-static const float *bias_of(const job *j) {
-    return j->path->bias && !j->path->backward ? j->path->bias + j->channel : NULL;
+static const float zeros[PANEL];
+
+/* What the panel's sums start with. */
+static const float *start_of(const job *j) {
+    return j->path->bias && !j->path->backward ? j->path->bias + j->channel : zeros;
 }
 
 /* Before the taps, where not every position has them. */
 static void begin(const job *j) {
-    const float *bias = bias_of(j);
-    for (int64_t p = j->from * j->side.out_w; p < j->to * j->side.out_w; p++) {
+    int64_t count = (j->to - j->from) * j->side.out_w * PANEL;
+    for (int64_t i = 0; i < count; i += PANEL)
+        memcpy(j->sums + i, start_of(j), (size_t)PANEL * sizeof *j->sums);
+}
+
+/* And behind them. */
+static void end(const job *j) {
+    int64_t first = j->from * j->side.out_w, last = j->to * j->side.out_w;
+    bool relu = j->path->act == PG_ACT_RELU;
+    for (int64_t p = first; p < last; p++) {
+        const float *sums = j->sums + (p - first) * PANEL;
         float *out = j->call->out + p * j->side.out_c + j->channel;
-        if (bias)
-            memcpy(out, bias, (size_t)PANEL * sizeof *out);
-        else
-            memset(out, 0, (size_t)PANEL * sizeof *out);
+        for (int64_t c = 0; c < PANEL; c++)
+            out[c] = relu && sums[c] < 0 ? 0 : sums[c];
     }
 }
 
-/* One tap, one block of input channels. */
-static void add(const job *j, pg_conv_span y, pg_conv_span x, int64_t k, const float *weights,
-                bool starts) {
+/* Lines r of the convolution's output that a job of the backward direction, whose lines are those
+ * of the input, has to do with: r stride + shift is one of them. */
+static pg_conv_span reached(const job *j, pg_conv_span y) {
+    int64_t stride = j->path->geometry.dnnl.strides[0];
+    int64_t first = larger(0, j->from - y.shift + stride - 1) / stride;
+    int64_t end = larger(0, j->to - y.shift + stride - 1) / stride;
+    return (pg_conv_span){larger(y.from, first), smaller(y.to, end), y.shift};
+}
+
+/* Where a tap is added: the positions (y, x) of the convolution's output that have it, as far as
+ * the job's lines are concerned. */
+static field field_of(const job *j, pg_conv_span y, pg_conv_span x) {
     const side *s = &j->side;
     const int64_t *strides = j->path->geometry.dnnl.strides;
     const bool back = j->path->backward;
-    const int64_t depth = smaller(DEPTH, s->in_c - k), positions = (j->to - j->from) * s->out_w;
-    const int64_t cache_lines = depth * PANEL * (int64_t)sizeof *weights / CACHE_LINE;
-    line l = {.weights = weights,
-              .starts = starts,
-              .bias = bias_of(j),
-              .next = (const char *)(weights + depth * PANEL),
-              .ahead = (cache_lines + positions - 1) / positions * CACHE_LINE,
-              .count = x.to - x.from,
-              .in_step = (back ? 1 : strides[1]) * s->in_c,
-              .out_step = (back ? strides[1] : 1) * s->out_c,
-              .depth = depth};
-    int64_t there = x.from * strides[1] + x.shift;
-    for (int64_t p = y.from; p < y.to; p++) {
-        int64_t q = p * strides[0] + y.shift, in = back ? p : q, out = back ? q : p;
-        if (out < j->from || out >= j->to)
-            continue;
-        l.in = j->call->in + (in * s->in_w + (back ? x.from : there)) * s->in_c + k;
-        l.out = j->call->out + (out * s->out_w + (back ? there : x.from)) * s->out_c + j->channel;
-        add_line(&l);
-        l.next += l.count * l.ahead;
+    y = back ? reached(j, y)
+             : (pg_conv_span){larger(y.from, j->from), smaller(y.to, j->to), y.shift};
+    int64_t there_y = y.from * strides[0] + y.shift, there_x = x.from * strides[1] + x.shift;
+    int64_t in = back ? y.from * s->in_w + x.from : there_y * s->in_w + there_x;
+    int64_t out = back ? there_y * s->out_w + there_x : y.from * s->out_w + x.from;
+    int64_t in_step = back ? 1 : strides[1], out_step = back ? strides[1] : 1;
+    int64_t in_line = (back ? 1 : strides[0]) * s->in_w;
+    int64_t out_line = (back ? strides[0] : 1) * s->out_w;
+    return (field){.first = {.in = j->call->in + in * s->in_c,
+                             .sums = j->sums + (out - j->from * s->out_w) * PANEL,
+                             .out = j->call->out + out * s->out_c + j->channel},
+                   .lines = larger(0, y.to - y.from),
+                   .count = x.to - x.from,
+                   .in_step = in_step * s->in_c,
+                   .sums_step = out_step * PANEL,
+                   .out_step = out_step * s->out_c,
+                   .in_line = in_line * s->in_c,
+                   .sums_line = out_line * PANEL,
+                   .out_line = out_line * s->out_c};
+}
+
+/* One tap, all blocks of input channels; `all`: it is the only one, and every position has it. */
+static void add(const job *j, field at, const float *weights, bool all) {
+    const int64_t positions = at.lines * at.count;
+    for (int64_t k = 0; positions > 0 && k < j->side.in_c; k += DEPTH) {
+        const int64_t depth = smaller(DEPTH, j->side.in_c - k);
+        const int64_t cache_lines = depth * PANEL * (int64_t)sizeof *weights / CACHE_LINE;
+        add_block(&(block){.at = at,
+                           .weights = weights + k * PANEL,
+                           .depth = depth,
+                           .start = all && k == 0 ? start_of(j) : NULL,
+                           .ends = all && k + depth == j->side.in_c,
+                           .relu = j->path->act == PG_ACT_RELU,
+                           .next = (const char *)(weights + (k + depth) * PANEL),
+                           .ahead = (cache_lines + positions - 1) / positions * CACHE_LINE});
+        at.first.in += DEPTH;
     }
 }
 
-static void rectify(const job *j) {
-    for (int64_t p = j->from * j->side.out_w; p < j->to * j->side.out_w; p++) {
-        float *out = j->call->out + p * j->side.out_c + j->channel;
-        for (int64_t c = 0; c < PANEL; c++)
-            out[c] = out[c] < 0 ? 0 : out[c];
-    }
-}
-
-/* A first tap that every position of the output has. */
+/* One tap, which every position of the output has. */
 static bool meets_all(const pg_conv_geometry *g) {
     return g->k_h == 1 && g->k_w == 1 && g->in_h == g->out_h && g->in_w == g->out_w &&
            g->dnnl.pad_begin[0] == 0 && g->dnnl.pad_begin[1] == 0;
@@ -216,21 +341,28 @@ static void do_job(const job *j) {
         begin(j);
     for (int64_t ky = 0; ky < g->k_h; ky++)
         for (int64_t kx = 0; kx < g->k_w; kx++, weights += s->in_c * PANEL) {
-            pg_conv_span y = pg_conv_span_of(g, 0, ky), x = pg_conv_span_of(g, 1, kx);
-            for (int64_t k = 0; x.to > x.from && k < s->in_c; k += DEPTH)
-                add(j, y, x, k, weights + k * PANEL, all && k == 0);
+            field at = field_of(j, pg_conv_span_of(g, 0, ky), pg_conv_span_of(g, 1, kx));
+            add(j, at, weights, all);
         }
-    if (j->path->act == PG_ACT_RELU)
-        rectify(j);
+    if (!all)
+        end(j);
+}
+
+/* Lines of the output that share a block of weights; equally many, so that threads have as much. */
+static int64_t lines_of(const side *s) {
+    int64_t parts = (s->out_h * s->out_w + POSITIONS - 1) / POSITIONS;
+    return (s->out_h + parts - 1) / parts;
 }
 
 static void run(const pg_conv_path *path, const pg_conv_call *call) {
     side s = side_of(&path->geometry, path->backward);
-    int64_t lines = POSITIONS / s.out_w > 0 ? POSITIONS / s.out_w : 1;
+    int64_t lines = lines_of(&s);
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t channel = 0; channel < s.out_c; channel += PANEL)
-        for (int64_t from = 0; from < s.out_h; from += lines)
-            do_job(&(job){path, call, s, from, smaller(from + lines, s.out_h), channel});
+        for (int64_t from = 0; from < s.out_h; from += lines) {
+            float *sums = (float *)call->scratch + omp_get_thread_num() * lines * s.out_w * PANEL;
+            do_job(&(job){path, call, s, from, smaller(from + lines, s.out_h), channel, sums});
+        }
 }
 
 /* ---- the kernel ---- */
@@ -248,8 +380,8 @@ static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
 }
 
 static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
-    (void)g, (void)backward;
-    return 0;
+    side s = side_of(g, backward);
+    return (size_t)(omp_get_max_threads() * lines_of(&s) * s.out_w * PANEL) * sizeof(float);
 }
 
 /* [panel, tap, in, channel of the panel] */
