@@ -33,9 +33,10 @@ typedef struct pg_split_pick {
 } pg_split_pick;
 
 /* out[p,k] = v[p,channel[k]], s_high[p] = sum over k of high[k] out[p,k]. s_low[p] is what the
- * other channels add to sum over c of scale[c] v[p,c]. */
+ * other channels add to sum over c of scale[c] v[p,c]. all [positions, channels] = v (may be d_dst;
+ * NULL: not wanted, without dst). */
 void pg_split_keep(const pg_split_source *source, const float *scale, const pg_split_pick *pick,
-                   float *out, double *s_high, double *s_low);
+                   float *all, float *out, double *s_high, double *s_low);
 
 /* The same where all channels but the picked ones are zero and d_dst need not hold them: s_low[p] =
  * sum over k of low[k] out[p,k]. */

@@ -32,16 +32,6 @@ static pg_err run_scaled(const pg_conv_op *conv, const pg_op_io *io, const void 
     return pg_conv_backward_all(conv, io, out);
 }
 
-/* dL/dy in float, where the skip's gradient belongs. */
-static const float *for_skip(const pg_conv_op *conv, const pg_op_io *io) {
-    if (conv->act == PG_ACT_NONE)
-        pg_conv_pass_on(conv, io);
-    else
-        pg_channel_act_backward(pg_conv_positions(conv), conv->geometry.out_c, io->d_dst[0],
-                                io->dst[0], pg_conv_range(conv), io->d_src[1]);
-    return io->d_src[1];
-}
-
 static pg_split_source split_source(const pg_conv_op *conv, const pg_op_io *io) {
     return (pg_split_source){.positions = pg_conv_positions(conv),
                              .channels = conv->geometry.out_c,
@@ -144,18 +134,17 @@ static pg_err run_columns(const pg_conv_op *conv, const pg_op_io *io, const pg_s
 static pg_err backward_kept(const pg_conv_op *conv, const pg_op_io *io) {
     const pg_conv_prune *prune = io->prune;
     const pg_conv_state *state = io->state;
-    pg_split_source source = split_source(conv, io);
-    if (conv->skip && io->d_src[1]) { /* who gets all of it, through the activation */
-        source.d_dst = for_skip(conv, io);
-        source.dst = NULL;
-    }
+    const pg_split_source source = split_source(conv, io);
+    float *all = conv->skip ? io->d_src[1] : NULL; /* a skip gets dL/dy whole */
+    if (all && !source.dst)
+        pg_conv_pass_on(conv, io);
     float *scale = pg_conv_at(io, conv->scratch.scale), high = 1, low = 1;
     double *s_high = pg_conv_at(io, conv->scratch.sums), *s_low = s_high + source.positions;
     const pg_split_pick pick = pick_columns(conv, io, prune->keep, false);
     for (int64_t c = 0; c < source.channels; c++)
         scale[c] = bn_scale(conv, c);
-    pg_split_keep(&source, scale, &pick, pg_conv_kept_gradient(&conv->kept, state->kept), s_high,
-                  s_low);
+    pg_split_keep(&source, scale, &pick, source.dst ? all : NULL,
+                  pg_conv_kept_gradient(&conv->kept, state->kept), s_high, s_low);
     if (!weigh(conv, io, &high, &low))
         return pg_conv_backward_all(conv, io, pg_conv_gradient(conv, io));
     if (low != 0.0f)

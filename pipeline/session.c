@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/channel_ops.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
 #include "kernels/threads.h"
@@ -212,17 +213,12 @@ float *pg_session_watched(pg_session *session) {
 
 /* ---- backward ---- */
 
-PG_CLONES static void add_to(int64_t count, const float *src, float *dst) {
-    for (int64_t i = 0; i < count; i++)
-        dst[i] += src[i];
-}
-
 /* A scrap of gradient joins what other readers of the same value have contributed. */
 static void accumulate(const pg_session *s, int index) {
     const pg_node_plan *plan = &s->model->plan.nodes[index];
     for (int k = 0; k < s->model->graph.nodes[index].op->n_src; k++)
         if (plan->d_src[k].add != PG_NOWHERE)
-            add_to(plan->d_src[k].count, at(s, plan->d_src[k].to), at(s, plan->d_src[k].add));
+            pg_channel_add(plan->d_src[k].count, at(s, plan->d_src[k].to), at(s, plan->d_src[k].add));
 }
 
 static void clear_unread(const pg_session *s, int index) {
