@@ -318,25 +318,32 @@ void pg_relevance_share(int64_t count, float factor, float stabiliser, const flo
         share_range(smaller(RANGE, count - i), factor, stabiliser, r + i, z + i, s + i);
 }
 
+/* s of an addition. */
+PG_CLONES static void share_sum_range(int64_t n, float epsilon, const float *r, const float *a,
+                                      const float *b, float *s) {
+    for (int64_t i = 0; i < n; i++)
+        s[i] = r[i] / stabilised(a[i] + b[i], epsilon);
+}
+
 /* In pieces that stay in the first cache. */
-static void divide_range(int64_t n, float epsilon, const float *r, const float *z,
-                         const float *const part[2], float *const r_part[2], int64_t at) {
+static void divide_range(int64_t n, float epsilon, const float *r, const float *const part[2],
+                         float *const r_part[2], int64_t at) {
     enum { PIECE = 512 };
     float s[PIECE];
     for (int64_t end = at + n; at < end; at += PIECE) {
         int64_t m = smaller(PIECE, end - at);
-        share_range(m, 1, epsilon, r + at, z + at, s);
+        share_sum_range(m, epsilon, r + at, part[0] + at, part[1] + at, s);
         for (int k = 0; k < 2; k++)
             if (r_part[k])
                 product_range(m, false, part[k] + at, s, r_part[k] + at);
     }
 }
 
-void pg_relevance_divide(int64_t count, float stabiliser, const float *r, const float *z,
+void pg_relevance_divide(int64_t count, float stabiliser, const float *r,
                          const float *const part[2], float *const r_part[2]) {
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)
-        divide_range(smaller(RANGE, count - i), stabiliser, r, z, part, r_part, i);
+        divide_range(smaller(RANGE, count - i), stabiliser, r, part, r_part, i);
 }
 
 void pg_relevance_add(int64_t count, const float *x, float *r) {

@@ -133,7 +133,7 @@ void pg_relevance_share(int64_t count, float factor, float stabiliser, const flo
 
 /* Addition z = a + b in one pass: r_a = a s, r_b = b s with s = r / stab(z). r_a or r_b may be NULL
  * (nobody asks), and either may be r. */
-void pg_relevance_divide(int64_t count, float stabiliser, const float *r, const float *z,
+void pg_relevance_divide(int64_t count, float stabiliser, const float *r,
                          const float *const part[2], float *const r_part[2]);
 
 /* r = r + x. */

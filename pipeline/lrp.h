@@ -40,6 +40,8 @@ typedef enum pg_lrp_step {
 typedef struct pg_lrp_node {
     pg_lrp_step step;
     int z;         /* norm: the node whose output is z: itself, or the addition of its bias */
+    int64_t sum;   /* norm: elements, where z is the sum of two operands like it, which needs no
+                      memory; otherwise 0 */
     float epsilon; /* norm */
     pg_lrp_rule rule;
     bool signed_input, positive_only, rectified; /* layer: pg_relevance_spec */

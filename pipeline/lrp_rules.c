@@ -259,6 +259,15 @@ static pg_err plan_layer(planner *p, int index, pg_diag *diag) {
     return PG_OK;
 }
 
+/* Elements of most of the additions there are. */
+static int64_t sum_of_two(const pg_node *node) {
+    const pg_op *op = node->op;
+    bool alike = is(node, "Add") && op->n_src == 2 &&
+                 pg_shape_equal(&op->src[0].shape, &op->dst[0].shape) &&
+                 pg_shape_equal(&op->src[1].shape, &op->dst[0].shape);
+    return alike ? pg_shape_count(&op->dst[0].shape) : 0;
+}
+
 static pg_err plan_node(planner *p, int index, pg_diag *diag) {
     const pg_node *node = &p->graph->nodes[index];
     pg_lrp_node *n = &p->lrp->nodes[index];
@@ -276,6 +285,7 @@ static pg_err plan_node(planner *p, int index, pg_diag *diag) {
     } else if (row && !(row->step == PG_LRP_PASS && node->op->n_src != 1) &&
                !(is(node, "Add") && node->op->n_src != 2)) {
         n->step = row->step;
+        n->sum = sum_of_two(node);
     } else {
         refuse(p, node);
     }
@@ -409,7 +419,7 @@ pg_err pg_lrp_prepare(pg_graph *graph, pg_lrp *lrp, struct pg_conv_tuner *tuner,
         struct pg_op *op = graph->nodes[i].op;
         if (n->step == PG_LRP_NORM) {
             op->keeps_src = true;
-            graph->nodes[n->z].op->keeps_dst = true;
+            graph->nodes[n->z].op->keeps_dst |= n->sum == 0;
         } else if (n->step == PG_LRP_LAYER) {
             op->keeps_src = op->keeps_dst = true;
             err = make_layer(lrp->options, &graph->nodes[i], n, tuner, diag);

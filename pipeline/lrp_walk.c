@@ -9,16 +9,36 @@ struct pg_lrp_walk {
     pg_session *session;
     pg_relevance_io *io;               /* [n_nodes] of layers */
     pg_relevance_run *run;             /* [n_nodes] */
+    float **r;                         /* [n_nodes] relevance of the first output */
     const pg_crp_condition *condition; /* of the running walk */
 };
 
 /* ---- life ---- */
+
+static bool apart(const float *a, const float *b, int64_t count) {
+    return a == NULL || b == NULL || a == b || a + count <= b || b + count <= a;
+}
+
+/* An addition right before a node that would hand it relevance as it is takes it from there, which
+ * saves a copy, unless what it makes of it would overwrite what it has not read. */
+static void join(pg_lrp_walk *w, int node) {
+    const pg_op_io *add = pg_session_io(w->session, node - 1),
+                   *io = pg_session_io(w->session, node);
+    int64_t count = w->lrp->nodes[node - 1].sum;
+    if (w->lrp->nodes[node].step == PG_LRP_PASS && count > 0 && io->d_src[0] == add->d_dst[0] &&
+        !io->add[0] && apart(io->d_dst[0], add->d_src[0], count) &&
+        apart(io->d_dst[0], add->d_src[1], count))
+        w->r[node - 1] = w->r[node];
+}
 
 static pg_err bind(pg_lrp_walk *w, pg_diag *diag) {
     pg_err err = PG_OK;
     for (int i = 0; err == PG_OK && i < w->lrp->n_nodes; i++) {
         const pg_lrp_node *n = &w->lrp->nodes[i];
         const pg_op_io *io = pg_session_io(w->session, i);
+        w->r[i] = (float *)io->d_dst[0]; /* ours, see pg_session_walk */
+        if (i > 0)
+            join(w, i);
         if (n->step != PG_LRP_LAYER || io->d_src[0] == NULL)
             continue;
         w->io[i] = (pg_relevance_io){.x = io->src[0],
@@ -41,8 +61,9 @@ pg_err pg_lrp_walk_create(const pg_lrp *lrp, pg_session *session, pg_lrp_walk **
     w->session = session;
     w->io = pg_calloc(n, sizeof *w->io);
     w->run = pg_calloc(n, sizeof *w->run);
-    pg_err err =
-        w->io && w->run ? bind(w, diag) : pg_fail(diag, PG_ENOMEM, "no memory for relevance");
+    w->r = pg_calloc(n, sizeof *w->r);
+    pg_err err = w->io && w->run && w->r ? bind(w, diag)
+                                         : pg_fail(diag, PG_ENOMEM, "no memory for relevance");
     if (err != PG_OK)
         pg_lrp_walk_destroy(out);
     return err;
@@ -56,6 +77,7 @@ void pg_lrp_walk_destroy(pg_lrp_walk **walk) {
         pg_relevance_unbind(&w->run[i]);
     pg_free(w->io);
     pg_free(w->run);
+    pg_free(w->r);
     pg_free(w);
     *walk = NULL;
 }
@@ -81,24 +103,16 @@ static void lay(const pg_crp_condition *condition, float *r) {
 
 static int64_t count_of(const pg_desc *desc) { return pg_shape_count(&desc->shape); }
 
-/* Most of the additions there are; their backward is a copy. */
-static bool adds_two(const pg_op *op) {
-    return strcmp(op->type, "Add") == 0 && op->n_src == 2 &&
-           pg_shape_equal(&op->src[0].shape, &op->dst[0].shape) &&
-           pg_shape_equal(&op->src[1].shape, &op->dst[0].shape);
-}
-
-static pg_err norm(const pg_lrp_walk *w, const pg_lrp_node *n, const pg_op *op,
-                   const pg_op_io *io) {
-    const float *z = pg_session_io(w->session, n->z)->dst[0];
-    float *r = (float *)io->d_dst[0]; /* ours, see pg_session_walk */
+static pg_err norm(const pg_lrp_walk *w, int node, const pg_op *op, const pg_op_io *io) {
+    const pg_lrp_node *n = &w->lrp->nodes[node];
+    float *r = w->r[node];
     pg_assert(!op->adds);
-    if (adds_two(op)) {
-        pg_relevance_divide(count_of(&op->dst[0]), n->epsilon, r, z,
-                            (const float *const[]){io->src[0], io->src[1]},
+    if (n->sum > 0) {
+        pg_relevance_divide(n->sum, n->epsilon, r, (const float *const[]){io->src[0], io->src[1]},
                             (float *const[]){io->d_src[0], io->d_src[1]});
         return PG_OK;
     }
+    const float *z = pg_session_io(w->session, n->z)->dst[0];
     pg_relevance_share(count_of(&op->dst[0]), 1, n->epsilon, r, z, r);
     pg_err err = op->cls->backward(op, io);
     for (int k = 0; err == PG_OK && k < op->n_src; k++)
@@ -107,9 +121,10 @@ static pg_err norm(const pg_lrp_walk *w, const pg_lrp_node *n, const pg_op *op,
     return err;
 }
 
-static void pass(const pg_op *op, const pg_op_io *io) {
+static void pass(const pg_lrp_walk *w, int node, const pg_op *op, const pg_op_io *io) {
     int64_t count = count_of(&op->dst[0]);
-    if (io->d_src[0] == NULL || io->d_src[0] == io->d_dst[0])
+    bool joined = node > 0 && w->r[node - 1] == w->r[node];
+    if (io->d_src[0] == NULL || io->d_src[0] == io->d_dst[0] || joined)
         return;
     if (io->add != NULL && io->add[0])
         pg_relevance_add(count, io->d_dst[0], io->d_src[0]);
@@ -121,17 +136,17 @@ static pg_err step(void *user, int node, const pg_op *op, const pg_op_io *io) {
     pg_lrp_walk *w = user;
     const pg_lrp_node *n = &w->lrp->nodes[node];
     if (w->condition && w->condition->layer->node == node)
-        lay(w->condition, (float *)io->d_dst[0]);
+        lay(w->condition, w->r[node]);
     switch (n->step) {
     case PG_LRP_SKIP:
         return PG_OK;
     case PG_LRP_ROUTE:
         return op->cls->backward(op, io);
     case PG_LRP_PASS:
-        pass(op, io);
+        pass(w, node, op, io);
         return PG_OK;
     case PG_LRP_NORM:
-        return norm(w, n, op, io);
+        return norm(w, node, op, io);
     case PG_LRP_LAYER:
         return w->io[node].r_in ? pg_relevance_execute(&n->relevance, &w->run[node], &w->io[node])
                                 : PG_OK;

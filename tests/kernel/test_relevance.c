@@ -338,10 +338,10 @@ Test(relevance, divide) {
         s[i] = (double)(r[i] / (z[i] < 0 ? z[i] - 1e-3f : z[i] + 1e-3f));
     }
     const float *const parts[] = {a, b};
-    pg_relevance_divide(N, 1e-3f, r, z, parts, (float *const[]){r_a, NULL});
+    pg_relevance_divide(N, 1e-3f, r, parts, (float *const[]){r_a, NULL});
     for (int64_t i = 0; i < N; i++)
         cr_assert_float_eq(r_a[i], s[i] * (double)a[i], 1e-6 * fabs(s[i]));
-    pg_relevance_divide(N, 1e-3f, r, z, parts, (float *const[]){r_a, r});
+    pg_relevance_divide(N, 1e-3f, r, parts, (float *const[]){r_a, r});
     for (int64_t i = 0; i < N; i++) {
         cr_assert_float_eq(r_a[i], s[i] * (double)a[i], 1e-6 * fabs(s[i]));
         cr_assert_float_eq(r[i], s[i] * (double)b[i], 1e-6 * fabs(s[i]));
