@@ -26,18 +26,16 @@ static inline pg_conv_span pg_conv_span_of(const pg_conv_geometry *g, int axis, 
 
 /* What a call computes: the path's direction, between channels-last arrays. */
 typedef struct pg_conv_call {
-    const float *weights;         /* as pack made them */
-    const float *in;              /* backward: d_dst */
-    float *out;                   /* backward: d_src */
-    void *scratch;                /* scratch_bytes, aligned to PG_MEM_ALIGN */
-    const float *skip;            /* added to what comes out, if path->adds; otherwise NULL */
-    const pg_conv_finish *finish; /* NULL: nothing; for kernels that finish */
+    const float *weights; /* as pack made them */
+    const float *in;      /* backward: d_dst */
+    float *out;           /* backward: d_src */
+    void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
+    const float *skip;    /* added to what comes out, if path->adds; otherwise NULL */
 } pg_conv_call;
 
 typedef struct pg_conv_kernel {
     const char *name;
-    bool adds;     /* a skip, before the activation */
-    bool finishes; /* runs call->finish */
+    bool adds; /* a skip, before the activation */
     bool (*takes)(const pg_conv_path_spec *spec);
     /* Of one direction, for which it took a convolution of this geometry; scratch for the thread
      * count in force; `plain` as in pg_conv_path_spec. */
@@ -49,8 +47,8 @@ typedef struct pg_conv_kernel {
      * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
     void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed);
-    /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in`
-     * of this tap lies in what pack made, a sum of one term for each of the three; channels of the
+    /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in` of
+     * this tap lies in what pack made, a sum of one term for each of the three; channels of the
      * input in eights side by side, to the end of the last vector. -1: not with this geometry. */
     int64_t (*place)(const pg_conv_geometry *geometry, int64_t out, int64_t in, int64_t tap);
     /* Every sum is taken in one order, whatever the number of threads. */

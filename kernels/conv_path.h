@@ -135,18 +135,6 @@ pg_err pg_conv_run_use(pg_conv_run *run, void *packed);
 /* Computes *out from *in. */
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);
 
-/* What else becomes of the elements [first, first + count) of a float output once they are complete:
- * where a kernel can, while they are near. Any thread; every element once. */
-typedef struct pg_conv_finish {
-    void (*run)(const void *user, int64_t first, int64_t count);
-    const void *user;
-    int64_t count; /* of all elements */
-} pg_conv_finish;
-
-/* Computes and finishes *out. */
-pg_err pg_conv_run_finish(const pg_conv_path *path, const pg_conv_run *run,
-                          const pg_conv_finish *finish);
-
 /* ---- operators that are nothing but two paths ---- */
 
 /* What their bind makes. */

@@ -136,15 +136,13 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *
     return pg_dnnl_check(status, "convolution", NULL);
 }
 
-static pg_err execute(const pg_conv_path *path, const pg_conv_run *run,
-                      const pg_conv_finish *finish) {
+pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
     if (path->own) {
         const pg_conv_call call = {.weights = run->own_weights,
                                    .in = run->own_in,
                                    .out = run->own_out,
                                    .scratch = run->own_scratch,
-                                   .skip = run->own_skip,
-                                   .finish = finish};
+                                   .skip = run->own_skip};
         path->own->run(path, &call);
         return PG_OK;
     }
@@ -158,22 +156,6 @@ static pg_err execute(const pg_conv_path *path, const pg_conv_run *run,
     if (!status)
         status = dnnl_stream_wait(run->stream);
     return pg_dnnl_check(status, "convolution", NULL);
-}
-
-pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
-    return execute(path, run, NULL);
-}
-
-pg_err pg_conv_run_finish(const pg_conv_path *path, const pg_conv_run *run,
-                          const pg_conv_finish *finish) {
-    enum { PIECE = 16384 }; /* elements; below it a second thread costs more than it brings */
-    if (path->own && path->own->finishes)
-        return execute(path, run, finish);
-    pg_err err = execute(path, run, NULL);
-#pragma omp parallel for schedule(static) if (finish->count > PIECE)
-    for (int64_t i = 0; i < finish->count; i += PIECE)
-        finish->run(finish->user, i, finish->count - i < PIECE ? finish->count - i : PIECE);
-    return err;
 }
 
 /* ---- operators that are nothing but two paths ---- */

@@ -82,19 +82,12 @@ typedef struct block {
     field at;
     const float *weights; /* [depth, panel] */
     int64_t depth;
-    const float *start;       /* [panel] where the sums begin here; NULL: they go on */
-    bool ends;                /* they are complete and go to the output */
-    bool relu;                /* and then are not below 0, */
-    const pg_conv_call *call; /* whose finish follows */
-    const char *next;         /* of the weights: what is read after these, on its way from afar */
-    int64_t ahead;            /* bytes of it for each position */
+    const float *start; /* [panel] where the sums begin here; NULL: they go on */
+    bool ends;          /* they are complete and go to the output */
+    bool relu;          /* and then are not below 0 */
+    const char *next;   /* of the weights: what is read after these, on its way from afar */
+    int64_t ahead;      /* bytes of it for each position */
 } block;
-
-/* Of one position, the panel. */
-static void finish(const pg_conv_call *call, const float *out) {
-    if (call->finish)
-        call->finish->run(call->finish->user, out - call->out, PANEL);
-}
 
 #if defined(__x86_64__)
 
@@ -218,17 +211,11 @@ INLINE void add_positions(const block *b, int64_t depth) {
         add_one(two.at.in, two.mask & ~one.mask, weights, other);
         store(b, one.at, sum);
         store(b, two.at, other);
-        if (b->ends) {
-            finish(b->call, one.at.out);
-            finish(b->call, two.at.out);
-        }
     }
     if (left == 1) {
         load(b, p.at, sum);
         add_one(p.at.in, p.mask, weights, sum);
         store(b, p.at, sum);
-        if (b->ends)
-            finish(b->call, p.at.out);
     }
 }
 
@@ -282,7 +269,6 @@ static void end(const job *j) {
         float *out = j->call->out + p * j->side.out_c + j->channel;
         for (int64_t c = 0; c < PANEL; c++)
             out[c] = relu && sums[c] < 0 ? 0 : sums[c];
-        finish(j->call, out);
     }
 }
 
@@ -334,7 +320,6 @@ static void add(const job *j, field at, const float *weights, bool all) {
                            .start = all && k == 0 ? start_of(j) : NULL,
                            .ends = all && k + depth == j->side.in_c,
                            .relu = j->path->act == PG_ACT_RELU,
-                           .call = j->call,
                            .next = (const char *)(weights + (k + depth) * PANEL),
                            .ahead = (cache_lines + positions - 1) / positions * CACHE_LINE});
         at.first.in += DEPTH;
@@ -413,7 +398,6 @@ static void pack(const pg_conv_geometry *g, bool backward, const float *plain, f
 
 const pg_conv_kernel pg_conv_sparse = {
     .name = "own:sparse",
-    .finishes = true,
     .takes = takes,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,

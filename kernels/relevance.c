@@ -381,36 +381,28 @@ static void make_x(const pg_relevance *r, const pg_relevance_io *io) {
     }
 }
 
-/* What the two multiplications of a term are finished with. */
-typedef struct work {
-    const pg_relevance *relevance;
-    const pg_relevance_term *term;
-    const pg_relevance_io *io;
-} work;
-
-/* s in the place of z. */
-static void share(const void *user, int64_t first, int64_t count) {
-    const work *w = user;
-    const pg_relevance_term *term = w->term;
-    const float epsilon = w->relevance->stabiliser, *r = w->io->r + first;
-    float *s = at(w->io, w->relevance->share) + first;
-    if (term->sign == 0)
-        share_range(count, term->factor, epsilon, r, s, s);
-    else
-        share_signed_range(count, (float)term->sign, term->at_zero, epsilon, r, w->io->y + first, s,
-                           s);
-}
-
-/* R_in in the place of W'^T s. */
-static void weigh(const void *user, int64_t first, int64_t count) {
-    const work *w = user;
-    weigh_range(count, w->io->x + first, w->io->r_in + first);
+static void share(const pg_relevance *r, const pg_relevance_term *term, const pg_relevance_io *io) {
+    int64_t count = r->geometry.out_h * r->geometry.out_w * r->geometry.out_c;
+    float *s = at(io, r->share);
+    if (term->sign == 0) {
+        pg_relevance_share(count, term->factor, r->stabiliser, io->r, s, s);
+        return;
+    }
+#pragma omp parallel for schedule(static) if (count > RANGE)
+    for (int64_t i = 0; i < count; i += RANGE)
+        share_signed_range(smaller(RANGE, count - i), (float)term->sign, term->at_zero,
+                           r->stabiliser, io->r + i, io->y + i, s + i, s + i);
 }
 
 /* R_in = x' * W'^T s, or += for all terms but the first. */
 static void collect(const pg_relevance *r, const pg_relevance_io *io, bool add) {
     const pg_conv_geometry *g = &r->geometry;
     int64_t count = g->in_h * g->in_w * g->in_c;
+    if (in_place(r)) {
+        if (r->input == PG_RELEVANCE_X)
+            pg_relevance_weigh(count, io->x, io->r_in);
+        return;
+    }
     const float *x = r->input == PG_RELEVANCE_X ? io->x : at(io, r->x), *d = at(io, r->d_x);
     int64_t group = g->in_c / g->groups, rows = g->in_h * g->in_w * g->groups;
     int64_t halves = r->wide / g->in_c;
@@ -493,19 +485,15 @@ pg_err pg_relevance_execute(const pg_relevance *relevance, const pg_relevance_ru
     }
     if (relevance->input != PG_RELEVANCE_X)
         make_x(relevance, io);
-    const pg_conv_geometry *g = &relevance->geometry;
-    bool weighs = in_place(relevance) && relevance->input == PG_RELEVANCE_X;
     pg_err err = PG_OK;
     for (int t = 0; !err && t < relevance->terms; t++) {
-        const work w = {relevance, &relevance->term[t], io};
-        const pg_conv_finish to_s = {share, &w, g->out_h * g->out_w * g->out_c};
-        const pg_conv_finish to_r = {weigh, &w, g->in_h * g->in_w * g->in_c};
-        err = pg_conv_run_finish(&w.term->forward, &run->forward[t], &to_s);
-        if (!err && weighs)
-            err = pg_conv_run_finish(&w.term->backward, &run->backward[t], &to_r);
-        else if (!err)
-            err = pg_conv_run_execute(&w.term->backward, &run->backward[t]);
-        if (!err && !in_place(relevance))
+        const pg_relevance_term *term = &relevance->term[t];
+        err = pg_conv_run_execute(&term->forward, &run->forward[t]);
+        if (err)
+            return err;
+        share(relevance, term, io);
+        err = pg_conv_run_execute(&term->backward, &run->backward[t]);
+        if (!err)
             collect(relevance, io, t > 0);
     }
     return err;
