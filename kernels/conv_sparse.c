@@ -348,18 +348,21 @@ static void do_job(const job *j) {
         end(j);
 }
 
-/* Lines of the output that share a block of weights; equally many, so that threads have as much. */
+/* Lines of the output that share a block of weights: equally many, where it can be, so that threads
+ * have as much. */
 static int64_t lines_of(const side *s) {
-    int64_t parts = (s->out_h * s->out_w + POSITIONS - 1) / POSITIONS;
-    return (s->out_h + parts - 1) / parts;
+    int64_t most = smaller(s->out_h, larger(1, POSITIONS / s->out_w)), lines = most;
+    while (lines > most / 2 + 1 && s->out_h % lines != 0)
+        lines--;
+    return s->out_h % lines == 0 ? lines : most;
 }
 
 static void run(const pg_conv_path *path, const pg_conv_call *call) {
     side s = side_of(&path->geometry, path->backward);
     int64_t lines = lines_of(&s);
 #pragma omp parallel for schedule(static) collapse(2)
-    for (int64_t channel = 0; channel < s.out_c; channel += PANEL)
-        for (int64_t from = 0; from < s.out_h; from += lines) {
+    for (int64_t from = 0; from < s.out_h; from += lines)
+        for (int64_t channel = 0; channel < s.out_c; channel += PANEL) {
             float *sums = (float *)call->scratch + omp_get_thread_num() * lines * s.out_w * PANEL;
             do_job(&(job){path, call, s, from, smaller(from + lines, s.out_h), channel, sums});
         }

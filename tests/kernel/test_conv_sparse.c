@@ -1,7 +1,7 @@
 /* Convolutions of inputs with many zeros against plain double loops, both ways: blocks of input
- * channels that are full and that are not, taps beyond the map, strides, dilation, more lines than
- * share a block of weights, inputs without a zero and without anything else, and any number of
- * threads with the same bits. */
+ * channels that are full and that are not, taps beyond the map, strides, dilation, odd numbers of
+ * positions, more lines than share a block of weights, inputs without a zero and without anything
+ * else, and any number of threads with the same bits. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <omp.h>
@@ -20,6 +20,9 @@ static const conv_case shapes[] = {
     {384, 5, 6, 640, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
     {128, 9, 10, 128, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},  /* a rest unread */
     {128, 4, 300, 128, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0}, /* a line of more than a share */
+    {128, 23, 20, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* taps that reach into another share */
+    {128, 45, 24, 128, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1}, /* with a stride */
+    {128, 40, 13, 128, 5, 1, 1, 3, 1, 2, 1, 4, 0, 4, 0}, /* and lines that no tap reaches */
     {128, 3, 3, 128, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},   /* positions that see nothing */
     {128, 7, 6, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     {256, 8, 9, 128, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1},
@@ -150,7 +153,7 @@ Test(conv_sparse, threads_do_not_show) {
 
 /* What it does not take goes to the library; and the tuner knows the two apart. */
 Test(conv_sparse, takes_what_suits_it) {
-    const conv_case *k = &shapes[7];
+    const conv_case *k = &shapes[10];
     pg_conv_geometry g = conv_path_case(k);
     pg_conv_path_spec spec = {.geometry = &g, .sparse = true};
     bool here = __builtin_cpu_supports("avx512f");
