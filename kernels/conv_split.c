@@ -52,7 +52,7 @@ static const uint8_t *high_group(const pg_op_io *io) { return io->prune ? io->pr
 static pg_conv_split split_in(const pg_conv_op *conv, char *memory) {
     const pg_split_layout *at = &conv->split;
     double *sums = (double *)(void *)(memory + at->sums);
-    return (pg_conv_split){.scale = (float *)(void *)(memory + at->scale),
+    return (pg_conv_split){.low_all = (float *)(void *)(memory + at->low_all),
                            .columns = (float *)(void *)(memory + at->columns),
                            .s_high = sums,
                            .s_low = sums + pg_conv_positions(conv),
@@ -84,13 +84,13 @@ static const void *split_all(const pg_conv_op *conv, const pg_op_io *io, const p
         pg_bf16_gradient how = pg_conv_rounded(conv, io);
         for (int64_t c = 0; c < source.channels; c++) {
             by_high[c] = (double)s->pick.high[c];
-            by_low[c] = (double)s->scale[c] - (double)s->pick.high[c];
+            by_low[c] = (double)s->low_all[c];
         }
         pg_channel_gradient_sums_bf16(source.positions, source.channels, &how, by_high, by_low,
                                       s->s_high, s->s_low);
         return how.out;
     }
-    pg_split_all(&source, s->scale, s->pick.high, out, s->s_high, s->s_low);
+    pg_split_all(&source, s->pick.high, s->low_all, out, s->s_high, s->s_low);
     return out ? out : pg_conv_pass_on(conv, io);
 }
 
@@ -99,9 +99,10 @@ static pg_err backward_all_groups(const pg_conv_op *conv, const pg_op_io *io) {
     pg_conv_split s = split_in_scratch(conv, io);
     bool split = false;
     for (int64_t c = 0; c < conv->geometry.out_c; c++) {
-        s.scale[c] = bn_scale(conv, c);
-        s.pick.high[c] = io->prune->keep[c] ? s.scale[c] : 0.0f;
-        split |= !io->prune->keep[c];
+        bool kept = io->prune->keep[c];
+        s.pick.high[c] = kept ? bn_scale(conv, c) : 0.0f;
+        s.low_all[c] = kept ? 0.0f : bn_scale(conv, c);
+        split |= !kept;
     }
     const void *gradient = split_all(conv, io, &s);
     if (!weigh(conv, io, &s) || !split)
@@ -120,8 +121,9 @@ static void pick_columns(const pg_conv_op *conv, const pg_op_io *io, const uint8
     pg_conv_columns chosen = pg_conv_kept_choose(&conv->kept, state->kept, columns);
     pick->width = conv->kept.capacity;
     pick->channel = chosen.channel;
-    pick->from = live ? chosen.from : chosen.channel;
     pick->pitch = live ? io->d_dst_live->width : conv->geometry.out_c;
+    bool same = live && pick->width <= pick->pitch; /* what fills up comes from what filled up */
+    pick->from = same ? NULL : live ? chosen.from : chosen.channel;
     for (int64_t k = 0; k < pick->width; k++) {
         int64_t c = chosen.channel[k];
         float s = k < chosen.count ? bn_scale(conv, c) : 0.0f;
@@ -161,9 +163,10 @@ static pg_err run_columns(const pg_conv_op *conv, const pg_op_io *io, const pg_c
     return pg_conv_kept_execute(&conv->kept, state->kept, s->columns, columns, lasting);
 }
 
-static void scale_all(const pg_conv_op *conv, float *scale) {
+/* Weights of the channels that are not kept. */
+static void weigh_others(const pg_conv_op *conv, const pg_op_io *io, float *low) {
     for (int64_t c = 0; c < conv->geometry.out_c; c++)
-        scale[c] = bn_scale(conv, c);
+        low[c] = io->prune->keep[c] ? 0.0f : bn_scale(conv, c);
 }
 
 /* Who gets dL/dy whole; NULL: nobody. */
@@ -178,8 +181,8 @@ static pg_err backward_kept(const pg_conv_op *conv, const pg_op_io *io) {
     if (!source.dst)
         pg_conv_pass_on(conv, io);
     pick_columns(conv, io, io->prune->keep, false, &s.pick);
-    scale_all(conv, s.scale);
-    pg_split_keep(&source, s.scale, &s.pick, source.dst ? skip_of(conv, io) : NULL, s.columns,
+    weigh_others(conv, io, s.low_all);
+    pg_split_keep(&source, s.low_all, &s.pick, source.dst ? skip_of(conv, io) : NULL, s.columns,
                   s.s_high, s.s_low);
     if (!weigh(conv, io, &s))
         return pg_conv_backward_all(conv, io, pg_conv_gradient(conv, io));
@@ -216,7 +219,7 @@ bool pg_conv_rows_begin(const pg_op *op, const pg_op_io *io) {
         return false;
     state->in_rows = split_in(conv, io->d_dst_rows->memory);
     pick_columns(conv, io, io->prune->keep, false, &state->in_rows.pick);
-    scale_all(conv, state->in_rows.scale);
+    weigh_others(conv, io, state->in_rows.low_all);
     return true;
 }
 
@@ -236,7 +239,7 @@ void pg_conv_rows_take(const pg_op *op, const pg_op_io *io, int64_t first, int64
         source.dst += at;
     else if (all)
         memcpy(all, rows, (size_t)(count * source.channels) * sizeof *rows);
-    pg_split_keep_here(&source, s->scale, &s->pick,
+    pg_split_keep_here(&source, s->low_all, &s->pick,
                        !source.dst ? NULL
                        : all       ? all
                                    : rows,

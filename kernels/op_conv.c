@@ -125,7 +125,7 @@ static size_t take(size_t *end, size_t bytes) {
 static void plan_scratch(pg_conv_op *conv) {
     size_t positions = (size_t)pg_conv_positions(conv), channels = (size_t)conv->geometry.out_c;
     pg_split_layout *split = &conv->split;
-    split->scale = take(&split->end, channels * sizeof(float));
+    split->low_all = take(&split->end, channels * sizeof(float));
     split->high = take(&split->end, channels * sizeof(float));
     split->low = take(&split->end, channels * sizeof(float));
     split->sums = take(&split->end, 2 * positions * sizeof(double));

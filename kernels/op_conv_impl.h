@@ -16,9 +16,10 @@
 
 /* Where a split works, in bytes from the beginning of a memory of its own. */
 typedef struct pg_split_layout {
-    size_t scale, high, low; /* float [out_c] each: weights of the group sums; low: factors too */
-    size_t sums;             /* double [2, positions]: S_H, S_L */
-    size_t columns;          /* float [positions, kept.capacity] */
+    size_t low_all;   /* float [out_c]: weights in S_L, of all channels */
+    size_t high, low; /* float [out_c]: of picked ones, in both; low: factors too */
+    size_t sums;      /* double [2, positions]: S_H, S_L */
+    size_t columns;   /* float [positions, kept.capacity] */
     size_t end;
 } pg_split_layout;
 
@@ -26,7 +27,7 @@ typedef struct pg_split_layout {
 typedef struct pg_conv_layout {
     size_t gradient; /* float or pg_bf16 [positions, out_c]: dL/dy */
     size_t split;
-    size_t weights; /* double [2, out_c]: scale and high where gradients are rounded to bfloat16 */
+    size_t weights; /* double [2, out_c]: both groups' where gradients are rounded to bfloat16 */
     size_t path;    /* that of the way the gradient then takes, all channels or the kept ones */
     size_t end;
 } pg_conv_layout;
@@ -53,8 +54,8 @@ typedef struct pg_conv_op {
 
 /* A split under way. */
 typedef struct pg_conv_split {
-    float *scale, *columns; /* as in pg_split_layout */
-    double *s_high, *s_low; /* [positions] each */
+    float *low_all, *columns; /* as in pg_split_layout */
+    double *s_high, *s_low;   /* [positions] each */
     pg_split_pick pick;
     float high, low; /* what the groups are multiplied by */
     bool weighed;    /* false: they stay as they are */
