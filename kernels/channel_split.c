@@ -1,12 +1,12 @@
-/* The pass is bound by memory, not by arithmetic: a gradient that comes from the cache behind the
- * second level arrives at some five bytes a cycle, in which time its sums can be double. What
- * matters is that it is read once. `omp simd` lets the compiler keep a sum in one vector register;
- * the order of its terms then depends on the instruction set, never on the number of threads.
+/* ParchGrad's pass in plain loops, and the threads that share it. The pass is bound by memory: what
+ * matters is that the gradient is read once. `omp simd` lets the compiler keep a sum in one vector
+ * register; the order of its terms then depends on the instruction set, never on the number of
+ * threads.
  *
  * Every function is a serial loop over a range of rows and a wrapper that deals ranges to the
  * threads, as in channel_ops.c. The loops over one row are forced inline, so that they are compiled
  * with the instruction set of the clone they stand in. */
-#include "kernels/channel_split.h"
+#include "kernels/channel_split_impl.h"
 
 #include "kernels/defect.h"
 #include "kernels/simd.h"
@@ -30,132 +30,65 @@ ROW float through(float g, float y, pg_act_range act) {
     return ((y > act.lo) & (y < act.hi)) ? g : 0.0f;
 }
 
-typedef struct two_sums {
-    double a, b;
-} two_sums;
-
-/* a: weighted by `scale`, b: by `high`. */
-ROW two_sums row_through(const float *g, const float *y, pg_act_range act, const float *scale,
-                         const float *high, int64_t n, float *out) {
-    double a = 0, b = 0;
-#pragma omp simd reduction(+ : a, b)
+/* out: the values; NULL: not wanted. */
+ROW double row_sum(const float *g, const float *y, pg_act_range act, const float *weight, int64_t n,
+                   float *out) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int64_t c = 0; c < n; c++) {
-        float v = through(g[c], y[c], act);
-        out[c] = v;
-        a += (double)(v * scale[c]);
-        b += (double)(v * high[c]);
+        float v = y ? through(g[c], y[c], act) : g[c];
+        if (out)
+            out[c] = v;
+        sum += (double)(v * weight[c]);
     }
-    return (two_sums){a, b};
+    return sum;
 }
 
-ROW two_sums row_plain(const float *g, const float *scale, const float *high, int64_t n) {
-    double a = 0, b = 0;
-#pragma omp simd reduction(+ : a, b)
-    for (int64_t c = 0; c < n; c++) {
-        a += (double)(g[c] * scale[c]);
-        b += (double)(g[c] * high[c]);
-    }
-    return (two_sums){a, b};
-}
-
-ROW double row_total(const float *g, const float *y, pg_act_range act, const float *scale,
-                     int64_t n) {
-    double a = 0;
-    if (y) {
-#pragma omp simd reduction(+ : a)
-        for (int64_t c = 0; c < n; c++)
-            a += (double)(through(g[c], y[c], act) * scale[c]);
-    } else {
-#pragma omp simd reduction(+ : a)
-        for (int64_t c = 0; c < n; c++)
-            a += (double)(g[c] * scale[c]);
-    }
-    return a;
-}
-
-ROW double row_total_through(const float *g, const float *y, pg_act_range act, const float *scale,
-                             int64_t n, float *out) {
-    double a = 0;
-#pragma omp simd reduction(+ : a)
-    for (int64_t c = 0; c < n; c++) {
-        out[c] = through(g[c], y[c], act);
-        a += (double)(out[c] * scale[c]);
-    }
-    return a;
-}
-
-/* a: weighted by `low`, b: by `high`. */
-ROW two_sums row_pick(const float *g, const float *y, pg_act_range act, const pg_split_pick *pick,
-                      float *restrict out) {
+ROW void row_pick(const float *g, const float *y, pg_act_range act, const pg_split_pick *pick,
+                  float *restrict out) {
     const int32_t *from = pick->from, *channel = pick->channel;
-    const float *low = pick->low, *high = pick->high;
-    double a = 0, b = 0;
-    if (y) {
-#pragma omp simd reduction(+ : a, b)
-        for (int64_t k = 0; k < pick->width; k++) {
-            float v = through(g[from[k]], y[channel[k]], act);
-            out[k] = v;
-            a += (double)(v * low[k]);
-            b += (double)(v * high[k]);
-        }
-    } else {
-#pragma omp simd reduction(+ : a, b)
-        for (int64_t k = 0; k < pick->width; k++) {
-            float v = g[from[k]];
-            out[k] = v;
-            a += (double)(v * low[k]);
-            b += (double)(v * high[k]);
-        }
-    }
-    return (two_sums){a, b};
+    for (int64_t k = 0; !from && k < pick->width; k++)
+        out[k] = g[k];
+    for (int64_t k = 0; from && k < pick->width; k++)
+        out[k] = g[from[k]];
+    for (int64_t k = 0; y && k < pick->width; k++)
+        out[k] = through(out[k], y[channel[k]], act);
 }
 
-/* ---- all channels ---- */
+/* ---- ranges ---- */
 
 PG_CLONES static void all_range(int64_t first, int64_t last, const pg_split_source *s,
-                                const float *scale, const float *high, float *out, double *s_high,
+                                const float *high, const float *low, float *out, double *s_high,
                                 double *s_low) {
+    int64_t n = s->channels;
     for (int64_t p = first; p < last; p++) {
-        int64_t row = p * s->channels;
-        two_sums sums = s->dst ? row_through(s->d_dst + row, s->dst + row, s->act, scale, high,
-                                             s->channels, out + row)
-                               : row_plain(s->d_dst + row, scale, high, s->channels);
-        s_high[p] = sums.b;
-        s_low[p] = sums.a - sums.b;
+        const float *g = s->d_dst + p * n, *y = s->dst ? s->dst + p * n : NULL;
+        if (y) { /* and then without */
+            s_high[p] = row_sum(g, y, s->act, high, n, out + p * n);
+            g = out + p * n;
+        } else {
+            s_high[p] = row_sum(g, NULL, s->act, high, n, NULL);
+        }
+        s_low[p] = row_sum(g, NULL, s->act, low, n, NULL);
     }
 }
-
-void pg_split_all(const pg_split_source *source, const float *scale, const float *high, float *out,
-                  double *s_high, double *s_low) {
-    int64_t step = rows_per_range(source->channels);
-#pragma omp parallel for schedule(static) if (source->positions > step)
-    for (int64_t p = 0; p < source->positions; p += step)
-        all_range(p, smaller(p + step, source->positions), source, scale, high, out, s_high, s_low);
-}
-
-/* ---- some channels ---- */
 
 PG_CLONES static void keep_range(int64_t first, int64_t last, const pg_split_source *s,
-                                 const float *scale, const pg_split_pick *pick, float *all,
+                                 const float *low, const pg_split_pick *pick, float *all,
                                  float *out, double *s_high, double *s_low) {
+    int64_t n = s->channels;
     for (int64_t p = first; p < last; p++) {
-        const float *g = s->d_dst + p * s->channels;
-        const float *y = s->dst ? s->dst + p * s->channels : NULL;
-        float *whole = all ? all + p * s->channels : NULL;
-        double total = all ? row_total_through(g, y, s->act, scale, s->channels, whole)
-                           : row_total(g, y, s->act, scale, s->channels);
-        s_high[p] = row_pick(all ? whole : g, all ? NULL : y, s->act, pick, out + p * pick->width).b;
-        s_low[p] = total - s_high[p];
+        const float *g = s->d_dst + p * n, *y = s->dst ? s->dst + p * n : NULL;
+        float *columns = out + p * pick->width;
+        if (all)
+            s_low[p] = row_sum(g, y, s->act, low, n, all + p * n);
+        else if (y)
+            s_low[p] = row_sum(g, y, s->act, low, n, NULL);
+        else
+            s_low[p] = row_sum(g, NULL, s->act, low, n, NULL);
+        row_pick(all ? all + p * n : g, all ? NULL : y, s->act, pick, columns);
+        s_high[p] = row_sum(columns, NULL, s->act, pick->high, pick->width, NULL);
     }
-}
-
-void pg_split_keep(const pg_split_source *source, const float *scale, const pg_split_pick *pick,
-                   float *all, float *out, double *s_high, double *s_low) {
-    int64_t step = rows_per_range(source->channels);
-#pragma omp parallel for schedule(static) if (source->positions > step)
-    for (int64_t p = 0; p < source->positions; p += step)
-        keep_range(p, smaller(p + step, source->positions), source, scale, pick, all, out, s_high,
-                   s_low);
 }
 
 PG_CLONES static void live_range(int64_t first, int64_t last, const pg_split_source *s,
@@ -163,11 +96,42 @@ PG_CLONES static void live_range(int64_t first, int64_t last, const pg_split_sou
                                  double *s_low) {
     for (int64_t p = first; p < last; p++) {
         const float *y = s->dst ? s->dst + p * s->channels : NULL;
-        two_sums sums =
-            row_pick(s->d_dst + p * pick->pitch, y, s->act, pick, out + p * pick->width);
-        s_high[p] = sums.b;
-        s_low[p] = sums.a;
+        float *columns = out + p * pick->width;
+        row_pick(s->d_dst + p * pick->pitch, y, s->act, pick, columns);
+        s_high[p] = row_sum(columns, NULL, s->act, pick->high, pick->width, NULL);
+        s_low[p] = row_sum(columns, NULL, s->act, pick->low, pick->width, NULL);
     }
+}
+
+const pg_split_ranges pg_split_plain = {.all = all_range, .keep = keep_range, .live = live_range};
+
+static const pg_split_ranges *best(void) {
+    const pg_split_ranges *wide = pg_split_wide();
+    return wide ? wide : &pg_split_plain;
+}
+
+/* ---- ranges to threads ---- */
+
+void pg_split_all(const pg_split_source *source, const float *high, const float *low, float *out,
+                  double *s_high, double *s_low) {
+    int64_t step = rows_per_range(source->channels);
+#pragma omp parallel for schedule(static) if (source->positions > step)
+    for (int64_t p = 0; p < source->positions; p += step)
+        best()->all(p, smaller(p + step, source->positions), source, high, low, out, s_high, s_low);
+}
+
+void pg_split_keep(const pg_split_source *source, const float *low, const pg_split_pick *pick,
+                   float *all, float *out, double *s_high, double *s_low) {
+    int64_t step = rows_per_range(source->channels);
+#pragma omp parallel for schedule(static) if (source->positions > step)
+    for (int64_t p = 0; p < source->positions; p += step)
+        best()->keep(p, smaller(p + step, source->positions), source, low, pick, all, out, s_high,
+                     s_low);
+}
+
+void pg_split_keep_here(const pg_split_source *source, const float *low, const pg_split_pick *pick,
+                        float *all, float *out, double *s_high, double *s_low) {
+    best()->keep(0, source->positions, source, low, pick, all, out, s_high, s_low);
 }
 
 void pg_split_live(const pg_split_source *source, const pg_split_pick *pick, float *out,
@@ -175,7 +139,7 @@ void pg_split_live(const pg_split_source *source, const pg_split_pick *pick, flo
     int64_t step = rows_per_range(source->dst ? source->channels : pick->width);
 #pragma omp parallel for schedule(static) if (source->positions > step)
     for (int64_t p = 0; p < source->positions; p += step)
-        live_range(p, smaller(p + step, source->positions), source, pick, out, s_high, s_low);
+        best()->live(p, smaller(p + step, source->positions), source, pick, out, s_high, s_low);
 }
 
 /* ---- moments ---- */

@@ -3,7 +3,8 @@
  * by side. In one reading of memory, which is what it costs.
  *
  * Arrays are [positions, channels] in channels-last order. The calling thread's OpenMP team is
- * used; no result depends on its size. Products are float, their sums double. */
+ * used; no result depends on its size. Products are float, and so are sums of a sixteenth of the
+ * channels of a position; what is made of those is double. */
 #ifndef PG_KERNELS_CHANNEL_SPLIT_H
 #define PG_KERNELS_CHANNEL_SPLIT_H
 
@@ -18,25 +19,28 @@ typedef struct pg_split_source {
 } pg_split_source;
 
 /* With v the gradient through the activation: s_high[p] = sum over c of high[c] v[p,c], s_low[p]
- * the same with scale - high, and out = v (may be d_dst; NULL: not wanted, without dst). scale, high:
- * [channels], with high[c] = scale[c] or 0. */
-void pg_split_all(const pg_split_source *source, const float *scale, const float *high, float *out,
+ * likewise, and out = v (may be d_dst; NULL: not wanted, without dst). high, low: [channels]. */
+void pg_split_all(const pg_split_source *source, const float *high, const float *low, float *out,
                   double *s_high, double *s_low);
 
 /* Columns picked from the gradient: column k of what is made is channel[k]. */
 typedef struct pg_split_pick {
-    int64_t width;           /* how many */
-    const int32_t *channel;  /* [width], one may occur several times */
-    const int32_t *from;     /* [width] the column of d_dst it is in */
-    int64_t pitch;           /* columns of d_dst */
-    const float *high, *low; /* [width] weights in the sums */
+    int64_t width;          /* how many */
+    const int32_t *channel; /* [width], one may occur several times */
+    const int32_t *from;    /* [width] the column of d_dst it is in; NULL: the same as here */
+    int64_t pitch;          /* columns of d_dst */
+    float *high, *low;      /* [width] weights in the sums */
 } pg_split_pick;
 
-/* out[p,k] = v[p,channel[k]], s_high[p] = sum over k of high[k] out[p,k]. s_low[p] is what the
- * other channels add to sum over c of scale[c] v[p,c]. all [positions, channels] = v (may be d_dst;
- * NULL: not wanted, without dst). */
-void pg_split_keep(const pg_split_source *source, const float *scale, const pg_split_pick *pick,
+/* out[p,k] = v[p,channel[k]], s_high[p] = sum over k of high[k] out[p,k], s_low[p] = sum over c of
+ * low[c] v[p,c] with low [channels] instead of the pick's. all [positions, channels] = v (may be
+ * d_dst; NULL: not wanted, without dst). */
+void pg_split_keep(const pg_split_source *source, const float *low, const pg_split_pick *pick,
                    float *all, float *out, double *s_high, double *s_low);
+
+/* The same by the calling thread alone. */
+void pg_split_keep_here(const pg_split_source *source, const float *low, const pg_split_pick *pick,
+                        float *all, float *out, double *s_high, double *s_low);
 
 /* The same where all channels but the picked ones are zero and d_dst need not hold them: s_low[p] =
  * sum over k of low[k] out[p,k]. */
