@@ -108,14 +108,15 @@ static void sum_up(pg_model *model) {
     info->nodes_run = 0;
     info->weight_bytes = model->lrp.weight_bytes;
     info->flops = 0;
-    info->session_bytes = model->plan.arena_bytes;
+    info->kept_bytes = 0;
     for (int i = 0; i < model->graph.n_nodes; i++) {
         const struct pg_op *op = model->graph.nodes[i].op;
         info->nodes_run += !op->alias;
         info->weight_bytes += op->weight_bytes;
-        info->session_bytes += op->state_bytes;
+        info->kept_bytes += op->state_bytes;
         info->flops += op->flops;
     }
+    info->session_bytes = model->plan.arena_bytes + info->kept_bytes;
 }
 
 /* A step of loading has ended; beyond the budget it failed because of the file. */

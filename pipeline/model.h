@@ -120,6 +120,7 @@ typedef struct pg_model_info {
     int n_folded;
     uint64_t weight_bytes;    /* packed, shared; after prepare */
     uint64_t session_bytes;   /* one worker's arena and packed weights; after prepare */
+    uint64_t kept_bytes;      /* of these the packed weights, once as many classes were explained */
     uint64_t flops;           /* one forward */
 } pg_model_info;
 const pg_model_info *pg_model_get_info(const pg_model *model);

@@ -12,7 +12,7 @@ import zmq
 
 import cli
 import models
-from daemon import Collector, Daemon, go_tail, has_go, python_tail
+from daemon import Collector, Daemon, go_tail, has_go, python_tail, sections_of
 
 SIZE = 64
 VECTORS = pathlib.Path(cli.ROOT) / "clients/vectors"
@@ -239,6 +239,33 @@ def test_memory_and_start(tmp_path):
         for i in range(100):
             ask(d, d.frame("cam0", noise(i)))
         assert d.metrics().get("process_resident_memory_bytes") - resident < 2e6
+
+
+def test_inspect_tells_what_a_worker_takes(tmp_path, say):
+    """A second worker's resident memory, once both have explained more classes than fit into engine.kept_cache, is what
+    inspect says of a worker and at most 16 MB: stacks, pictures, maps, queues, the allocator's own."""
+    model, classes = models.export("resnet50", 224), 12
+    cli.write_calibration(tmp_path / "data", [models.picture(i, 224, classes) for i in range(2 * classes)],
+                          [i % classes for i in range(2 * classes)])
+    cli.calibrate(model, tmp_path / "data", tmp_path / "stats")
+    settings = {"parchgrad.stats": str(tmp_path / "stats"), "explain.method": "parchgrad"}
+    options = cli.settings({"engine.tune": "off", **settings})
+    info = json.loads(cli.run("inspect", "--model", model, "--json", *options).stdout)
+    assert 0 < info["kept_bytes"] <= 64 << 20
+    resident = {}
+    for workers in (1, 2):
+        with Daemon(model, tmp_path, workers=workers, **sections_of(settings)) as d:
+            sockets = [d.connect(zmq.REQ, "rpc", RCVTIMEO=20000) for _ in range(workers)]
+            for i in range(2 * classes):
+                for s, stream in zip(sockets, ("cam0", "cam1")):  # one frame to each worker
+                    s.send_multipart(d.frame(stream, noise(i, 224), target=i % classes))
+                for s in sockets:
+                    s.recv_multipart()
+            resident[workers] = d.metrics().get("process_resident_memory_bytes")
+    more = resident[2] - resident[1]
+    say(f"  second worker {more * 1e-6:.1f} MB, session {info['session_bytes'] * 1e-6:.1f} MB, of these "
+        f"{info['kept_bytes'] * 1e-6:.1f} MB for kept channels")
+    assert -2e6 < more - info["session_bytes"] < 16e6
 
 
 def test_more_streams_than_allowed(model, tmp_path):
