@@ -153,7 +153,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->library_only = options->library_only;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
-    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)24 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)

@@ -14,11 +14,13 @@ import numpy as np
 import zmq
 
 import cli
-from daemon import Collector, Daemon
-from nets import NETS
+from daemon import Collector, Daemon, sections_of
+from nets import EVERY_LAYER, NETS
+from nets import statistics as channel_statistics
 from report import Row
 
 STAGES = ("decode", "preprocess", "forward", "select", "backward", "map", "publish")
+CLASSES = 30  # explained, to fill what is remembered of classes
 BUFFERS = 16e6  # what a second worker may take beside the session: stack, pictures, the map
 
 
@@ -65,14 +67,15 @@ class Measurements:
         self.cache.mkdir()
         self.pictures = [jpeg(i) for i in range(4)]
 
-    def daemon(self, net, threads=None, **sections):
-        model = {"threads": self.options.threads if threads is None else threads}
-        return Daemon(net.path, self.folder, model=model, explain={"method": "parchgrad"}, parchgrad={"select": "random"},
-                      engine={"tune": "cached", "cache_dir": str(self.cache)},
-                      env={"OMP_NUM_THREADS": str(model["threads"])}, **sections)
+    def daemon(self, net, threads=None, settings=None, **sections):
+        settings = {"explain.method": "parchgrad", "parchgrad.select": "random", "engine.tune": "cached",
+                    "engine.cache_dir": str(self.cache),
+                    "model.threads": self.options.threads if threads is None else threads, **(settings or {})}
+        return Daemon(net.path, self.folder, env={"OMP_NUM_THREADS": str(settings["model.threads"])},
+                      **sections_of(settings), **sections)
 
-    def push(self, d, stream="cam0", index=0):
-        d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480)
+    def push(self, d, stream="cam0", index=0, **keys):
+        d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480, **keys)
 
     def row(self, part, what, net, **fields):
         if part in self.options.parts:
@@ -149,18 +152,25 @@ class Measurements:
     def resident(self, d):
         return d.metrics().get("process_resident_memory_bytes")
 
-    def explained(self, d, results, count):
+    def explained(self, d, net, results, count, at_once=1):
+        """Frames of so many streams at a time, of every class in turn."""
         for i in range(count):
-            self.push(d, index=i)
-            results.recv_multipart()
+            for stream in range(at_once):
+                self.push(d, f"cam{stream}", i, target=i % min(CLASSES, net.classes))
+            for _ in range(at_once):
+                results.recv_multipart()
 
     def memory_and_start(self, net):
+        """Where most is kept: every layer pruned, by class, and as many classes seen as are remembered."""
+        classes = min(CLASSES, net.classes)
+        settings = {**EVERY_LAYER, "parchgrad.select": "class",
+                    "parchgrad.stats": str(channel_statistics(net, self.folder, classes, 2 * classes))}
         command = ["inspect", "--model", net.path, "--json", *cli.settings({
-            "parchgrad.select": "random", "model.threads": self.options.threads, "engine.cache_dir": str(self.cache)})]
+            **settings, "model.threads": self.options.threads, "engine.cache_dir": str(self.cache)})]
         starts, resident, processor = [], {}, 0
         for workers in (*(1,) * (2 if self.options.quick else 4), 2):
             begin = time.monotonic()
-            with self.daemon(net, workers=workers) as d:
+            with self.daemon(net, workers=workers, settings=settings) as d:
                 if workers == 1:
                     starts.append(time.monotonic() - begin)
                     processor = d.metrics().get("process_cpu_seconds_total")
@@ -178,7 +188,7 @@ class Measurements:
     def after_frames(self, d, net, workers):
         """Resident memory after frames that went through every worker and filled every queue."""
         results = d.subscribe()
-        self.explained(d, results, 10)
+        self.explained(d, net, results, 2 * CLASSES, workers)
         for i in range(40):
             self.push(d, f"cam{i % 4}", i)
         time.sleep(.3)
@@ -193,7 +203,7 @@ class Measurements:
         results, made = d.subscribe(), []
         for _ in range(3):
             before = d.metrics()
-            self.explained(d, results, count)
+            self.explained(d, net, results, count)
             made.append(d.metrics().get("parchgradd_memory_allocations_total")
                         - before.get("parchgradd_memory_allocations_total"))
             if made[-1] == 0:

@@ -243,15 +243,16 @@ def test_memory_and_start(tmp_path):
 
 def test_inspect_tells_what_a_worker_takes(tmp_path, say):
     """A second worker's resident memory, once both have explained more classes than fit into engine.kept_cache, is what
-    inspect says of a worker and at most 16 MB: stacks, pictures, maps, queues, the allocator's own."""
+    inspect says of a worker and at most 16 MB: stacks, pictures, maps, queues, the allocator's own. The first worker with
+    every layer pruned stays below 2.2 times the weights and 100 MB."""
     model, classes = models.export("resnet50", 224), 12
     cli.write_calibration(tmp_path / "data", [models.picture(i, 224, classes) for i in range(2 * classes)],
                           [i % classes for i in range(2 * classes)])
-    cli.calibrate(model, tmp_path / "data", tmp_path / "stats")
-    settings = {"parchgrad.stats": str(tmp_path / "stats"), "explain.method": "parchgrad"}
+    cli.calibrate(model, tmp_path / "data", tmp_path / "stats", parchgrad__layers=1.0)
+    settings = {"parchgrad.stats": str(tmp_path / "stats"), "explain.method": "parchgrad", "parchgrad.layers": 1.0}
     options = cli.settings({"engine.tune": "off", **settings})
     info = json.loads(cli.run("inspect", "--model", model, "--json", *options).stdout)
-    assert 0 < info["kept_bytes"] <= 64 << 20
+    assert 0 < info["kept_bytes"] <= 24 << 20
     resident = {}
     for workers in (1, 2):
         with Daemon(model, tmp_path, workers=workers, **sections_of(settings)) as d:
@@ -266,6 +267,7 @@ def test_inspect_tells_what_a_worker_takes(tmp_path, say):
     say(f"  second worker {more * 1e-6:.1f} MB, session {info['session_bytes'] * 1e-6:.1f} MB, of these "
         f"{info['kept_bytes'] * 1e-6:.1f} MB for kept channels")
     assert -2e6 < more - info["session_bytes"] < 16e6
+    assert resident[1] < 2.2 * model.stat().st_size + 100e6
 
 
 def test_more_streams_than_allowed(model, tmp_path):
