@@ -1,7 +1,9 @@
 """The daemon as a process, seen through its sockets only: frames in, explanations out, every frame accounted for."""
 import io
 import json
+import os
 import pathlib
+import re
 import struct
 import time
 
@@ -450,6 +452,33 @@ def spins(d):
     """What the running process tells the OpenMP library about waiting."""
     entries = pathlib.Path(f"/proc/{d.process.pid}/environ").read_bytes().split(b"\0")
     return [e for e in entries if e.startswith((b"GOMP_SPINCOUNT=", b"OMP_WAIT_POLICY="))]
+
+
+def allowed(d):
+    """The lists of processors that the daemon's threads may run on."""
+    out = []
+    for status in pathlib.Path(f"/proc/{d.process.pid}/task").glob("*/status"):
+        out.append(re.search(r"Cpus_allowed_list:\s*(\S+)", status.read_text()).group(1))
+    return out
+
+
+def test_pinned_workers_have_processors_of_their_own(model, tmp_path):
+    mine = sorted(os.sched_getaffinity(0))
+    with Daemon(model, tmp_path, engine={"pin": "cores"}, workers=len(mine), model={"threads": 1}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        lists = allowed(d)
+        assert len(mine) == 1 or all(lists.count(str(cpu)) == 1 for cpu in mine), lists
+    with Daemon(model, tmp_path, engine={"pin": "cores"}, workers=len(mine) + 1, model={"threads": 1}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len(set(allowed(d))) == 1
+        assert d.log.read_text().count("more processors than") == 1
+
+
+def test_threads_bound_by_the_environment_have_their_processors(model, tmp_path):
+    """libgomp binds the first thread of a program; the one it becomes, for engine.wait, must find all processors."""
+    with Daemon(model, tmp_path, env={"OMP_PROC_BIND": "close"}, model={"threads": 0}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len({p for p in allowed(d) if p.isdigit()}) == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("wait,env,expected", [
