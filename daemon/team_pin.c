@@ -1,8 +1,8 @@
 /* The system moves a thread to another processor when it likes, and the caches stay behind. Bound
  * threads do not move, but cannot make way either for another program that wants their processor.
- * On two idle cores it made no difference: with two threads ResNet-50 and MobileNetV2 took 1.00 times
- * as long, forward and with ParchGrad; two workers of one thread did 1.00 and 1.01 times as many
- * frames (medians of ten turns; single turns differ by 4 %). So it is off unless asked for.
+ * On two idle cores it made no difference: with two threads ResNet-50 and MobileNetV2 took 1.00
+ * times as long, forward and with ParchGrad; two workers of one thread did 1.00 and 1.01 times as
+ * many frames (medians of ten turns; single turns differ by 4 %). So it is off unless asked for.
  *
  * libgomp can bind threads itself (OMP_PROC_BIND), but it counts from the same processor in every
  * worker. Here worker i of teams of n takes the processors i n to i n + n - 1 of those the process
