@@ -73,6 +73,17 @@ void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d
 
 /* ---- addition and activation ---- */
 
+PG_CLONES static void add_range(int64_t first, int64_t last, const float *x, float *y) {
+    for (int64_t i = first; i < last; i++)
+        y[i] += x[i];
+}
+
+void pg_channel_add(int64_t count, const float *x, float *y) {
+#pragma omp parallel for schedule(static) if (count > RANGE_ELEMENTS)
+    for (int64_t i = 0; i < count; i += RANGE_ELEMENTS)
+        add_range(i, smaller(i + RANGE_ELEMENTS, count), x, y);
+}
+
 PG_CLONES static void add_act_range(int64_t first, int64_t last, float *y, const float *skip,
                                     float lo, float hi) {
     for (int64_t i = first; i < last; i++) {

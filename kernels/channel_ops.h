@@ -27,6 +27,9 @@ void pg_channel_affine(int64_t positions, int64_t channels, const float *x, cons
 void pg_channel_act_backward(int64_t positions, int64_t channels, const float *d_dst,
                              const float *dst, pg_act_range act, float *out);
 
+/* y[i] += x[i] for i < count: another reader's contribution to a gradient. */
+void pg_channel_add(int64_t count, const float *x, float *y);
+
 /* y[p,c] = y[p,c] + skip[p,c] (NULL: + 0), clamped to `act`. */
 void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
                         pg_act_range act);

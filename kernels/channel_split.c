@@ -73,6 +73,17 @@ ROW double row_total(const float *g, const float *y, pg_act_range act, const flo
     return a;
 }
 
+ROW double row_total_through(const float *g, const float *y, pg_act_range act, const float *scale,
+                             int64_t n, float *out) {
+    double a = 0;
+#pragma omp simd reduction(+ : a)
+    for (int64_t c = 0; c < n; c++) {
+        out[c] = through(g[c], y[c], act);
+        a += (double)(out[c] * scale[c]);
+    }
+    return a;
+}
+
 /* a: weighted by `low`, b: by `high`. */
 ROW two_sums row_pick(const float *g, const float *y, pg_act_range act, const pg_split_pick *pick,
                       float *restrict out) {
@@ -125,24 +136,33 @@ void pg_split_all(const pg_split_source *source, const float *scale, const float
 /* ---- some channels ---- */
 
 PG_CLONES static void keep_range(int64_t first, int64_t last, const pg_split_source *s,
-                                 const float *scale, const pg_split_pick *pick, float *out,
-                                 double *s_high, double *s_low) {
+                                 const float *scale, const pg_split_pick *pick, float *all,
+                                 float *out, double *s_high, double *s_low) {
     for (int64_t p = first; p < last; p++) {
         const float *g = s->d_dst + p * s->channels;
         const float *y = s->dst ? s->dst + p * s->channels : NULL;
-        double total = row_total(g, y, s->act, scale, s->channels);
-        s_high[p] = row_pick(g, y, s->act, pick, out + p * pick->width).b;
+        float *whole = all ? all + p * s->channels : NULL;
+        double total = all ? row_total_through(g, y, s->act, scale, s->channels, whole)
+                           : row_total(g, y, s->act, scale, s->channels);
+        s_high[p] =
+            row_pick(all ? whole : g, all ? NULL : y, s->act, pick, out + p * pick->width).b;
         s_low[p] = total - s_high[p];
     }
 }
 
 void pg_split_keep(const pg_split_source *source, const float *scale, const pg_split_pick *pick,
-                   float *out, double *s_high, double *s_low) {
+                   float *all, float *out, double *s_high, double *s_low) {
     int64_t step = rows_per_range(source->channels);
 #pragma omp parallel for schedule(static) if (source->positions > step)
     for (int64_t p = 0; p < source->positions; p += step)
-        keep_range(p, smaller(p + step, source->positions), source, scale, pick, out, s_high,
+        keep_range(p, smaller(p + step, source->positions), source, scale, pick, all, out, s_high,
                    s_low);
+}
+
+void pg_split_keep_here(const pg_split_source *source, const float *scale,
+                        const pg_split_pick *pick, float *all, float *out, double *s_high,
+                        double *s_low) {
+    keep_range(0, source->positions, source, scale, pick, all, out, s_high, s_low);
 }
 
 PG_CLONES static void live_range(int64_t first, int64_t last, const pg_split_source *s,

@@ -31,6 +31,18 @@ Test(channel_ops, act_backward) {
     cr_assert(memcmp(out, (float[]){0, 0, 3, 4, 5, 0, 0}, sizeof out) == 0);
 }
 
+Test(channel_ops, add) {
+    for (int s = 0; s < SIZES; s++) {
+        int64_t count = sizes[s][0] * sizes[s][1];
+        float *x = noises(count), *y = noises(count), *before = noises(count);
+        memcpy(before, y, (size_t)count * sizeof *y);
+        pg_channel_add(count, x, y);
+        for (int64_t i = 0; i < count; i++)
+            cr_assert_eq(y[i], before[i] + x[i]);
+        pg_free(x), pg_free(y), pg_free(before);
+    }
+}
+
 Test(channel_ops, gap) {
     for (int s = 0; s < SIZES; s++) {
         int64_t p = sizes[s][0], c = sizes[s][1];

@@ -90,9 +90,16 @@ Test(channel_split, kept_channels_side_by_side) {
             b.pick_high[k] = b.scale[2 * k];
         for (int64_t i = 0; i < p * c; i++)
             b.expected[(i % c % 2 ? p : 0) + i / c] += b.scale[i % c] * (double)through(&b, i);
-        float behind = b.out[p * width];
-        pg_split_keep(&b.source, b.scale, &b.pick, b.out, b.sums, b.sums + p);
+        float behind = b.out[p * width], *all = s % 2 ? noises(p * c) : NULL;
+        pg_split_keep(&b.source, b.scale, &b.pick, all, b.out, b.sums, b.sums + p);
         check_sums(&b);
+        for (int64_t i = 0; all && i < p * c; i++)
+            cr_assert_eq(all[i], through(&b, i));
+        if (all) { /* in place */
+            pg_split_keep(&b.source, b.scale, &b.pick, b.d, b.out, b.sums, b.sums + p);
+            cr_assert(memcmp(all, b.d, (size_t)(p * c) * sizeof *all) == 0);
+        }
+        pg_free(all);
         for (int64_t i = 0; i < p * width; i++)
             cr_assert_eq(b.out[i], through(&b, i / width * c + b.channel[i % width]));
         cr_assert_eq(b.out[p * width], behind);
@@ -150,7 +157,7 @@ Test(channel_split, results_do_not_depend_on_the_number_of_threads) {
             double *sums = i ? b.sums : first;
             pg_threads_set(1 + 3 * i);
             if (way)
-                pg_split_keep(&b.source, b.scale, &b.pick, b.out, sums, sums + 3136);
+                pg_split_keep(&b.source, b.scale, &b.pick, NULL, b.out, sums, sums + 3136);
             else
                 pg_split_all(&b.source, b.scale, b.high, b.out, sums, sums + 3136);
             cr_assert(i == 0 || memcmp(first, sums, 2 * 3136 * sizeof *sums) == 0);
