@@ -20,7 +20,6 @@ from nets import statistics as channel_statistics
 from report import Row
 
 STAGES = ("decode", "preprocess", "forward", "select", "backward", "map", "publish")
-CLASSES = 30  # explained, to fill what is remembered of classes
 BUFFERS = 16e6  # what a second worker may take beside the session: stack, pictures, the map
 
 
@@ -152,21 +151,23 @@ class Measurements:
     def resident(self, d):
         return d.metrics().get("process_resident_memory_bytes")
 
-    def explained(self, d, net, results, count, at_once=1):
+    def explained(self, d, results, count, classes, at_once=1):
         """Frames of so many streams at a time, of every class in turn."""
         for i in range(count):
             for stream in range(at_once):
-                self.push(d, f"cam{stream}", i, target=i % min(CLASSES, net.classes))
+                self.push(d, f"cam{stream}", i, target=i % classes)
             for _ in range(at_once):
                 results.recv_multipart()
 
     def memory_and_start(self, net):
-        """Where most is kept: every layer pruned, by class, and as many classes seen as are remembered."""
-        classes = min(CLASSES, net.classes)
-        settings = {**EVERY_LAYER, "parchgrad.select": "class",
-                    "parchgrad.stats": str(channel_statistics(net, self.folder, classes, 2 * classes))}
-        command = ["inspect", "--model", net.path, "--json", *cli.settings({
-            **settings, "model.threads": self.options.threads, "engine.cache_dir": str(self.cache)})]
+        """Where most is kept: every layer pruned, by class, and more classes seen than are remembered. Statistics,
+        which take the size of their file, are of these classes alone."""
+        settings = {**EVERY_LAYER, "parchgrad.select": "class", "model.threads": self.options.threads,
+                    "engine.cache_dir": str(self.cache)}
+        kept, one = (self.inspect(net, {**settings, "engine.tune": "off", **more})["kept_bytes"]
+                     for more in ({}, {"engine.kept_cache": 1}))
+        classes = min(kept // max(one, 1) + 2, net.classes)
+        settings["parchgrad.stats"] = str(channel_statistics(net, self.folder, classes, 2 * classes))
         starts, resident, processor = [], {}, 0
         for workers in (*(1,) * (2 if self.options.quick else 4), 2):
             begin = time.monotonic()
@@ -175,9 +176,8 @@ class Measurements:
                     starts.append(time.monotonic() - begin)
                     processor = d.metrics().get("process_cpu_seconds_total")
                 if len(starts) > 1 and workers not in resident:
-                    resident[workers] = self.after_frames(d, net, workers)
-        info = json.loads(cli.run(*command, env={"OMP_NUM_THREADS": str(self.options.threads)}).stdout)
-        self.memory_rows(net, info, resident)
+                    resident[workers] = self.after_frames(d, net, workers, classes)
+        self.memory_rows(net, self.inspect(net, settings), resident)
         bound = {"resnet18": 1, "vgg16": 2}.get(net.name)
         first, *usual = starts
         value = statistics.median(usual)
@@ -185,25 +185,29 @@ class Measurements:
                  note=f"{len(usual)} starts, file in the page cache, polled every 20 ms; {processor:.2f} s of processor time; "
                  f"the first, which measured implementations, {first:.2f} s")
 
-    def after_frames(self, d, net, workers):
+    def inspect(self, net, settings):
+        env = {"OMP_NUM_THREADS": str(self.options.threads)}
+        return json.loads(cli.run("inspect", "--model", net.path, "--json", *cli.settings(settings), env=env).stdout)
+
+    def after_frames(self, d, net, workers, classes):
         """Resident memory after frames that went through every worker and filled every queue."""
         results = d.subscribe()
-        self.explained(d, net, results, 2 * CLASSES, workers)
+        self.explained(d, results, 2 * classes, classes, workers)
         for i in range(40):
             self.push(d, f"cam{i % 4}", i)
         time.sleep(.3)
         d.wait(lambda: sum(d.metrics().by_stream("parchgradd_frames_in_flight").values()) == 0, 60, "still busy")
         if workers == 1:
-            self.allocations(d, net)
+            self.allocations(d, net, classes)
         return self.resident(d)
 
-    def allocations(self, d, net, count=50):
+    def allocations(self, d, net, classes, count=50):
         """The fewest of three times `count` frames: which of several buffers a frame meets is chance, and each grows to
         its size once."""
         results, made = d.subscribe(), []
         for _ in range(3):
             before = d.metrics()
-            self.explained(d, net, results, count)
+            self.explained(d, results, count, classes)
             made.append(d.metrics().get("parchgradd_memory_allocations_total")
                         - before.get("parchgradd_memory_allocations_total"))
             if made[-1] == 0:
