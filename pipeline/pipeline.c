@@ -234,8 +234,9 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
     const float *sorted = p->sorted = pg_map_sort(&p->scratch, p->map);
     pg_preprocess_transform(p->preprocess, out->transform);
     pg_quality *q = &out->quality;
-    q->entropy = pg_map_entropy(p->map, area);
-    q->gini = pg_map_gini(sorted, area);
+    pg_map_spread spread = pg_map_measure(sorted, area);
+    q->entropy = spread.entropy;
+    q->gini = spread.gini;
     q->mass_in_roi = frame->has_roi
                          ? pg_map_mass_in(p->map, p->height, p->width, out->transform, frame->roi)
                          : (double)NAN;
