@@ -17,8 +17,8 @@ struct pg_preprocess {
     int64_t channels, height, width;
     float value[3][256]; /* what pixel value p becomes in channel c of the network */
     pg_axis across, down;
-    pg_buffer rows; /* [rows, W, 3] after the first axis */
-    uint8_t *rgb;   /* [H, W, 3]; of a tensor only when somebody asks */
+    pg_buffer rows;      /* [rows, W, 3] after the first axis */
+    uint8_t *rgb;        /* [H, W, 3]; of a tensor only when somebody asks */
     const float *tensor; /* the network's input that rgb is to be drawn from; NULL: it is there */
     pg_layout layout;    /* of tensor */
     double transform[6];
@@ -98,21 +98,32 @@ static bool plan(pg_preprocess *p, int64_t w, int64_t h) {
            pg_axis_plan(&p->down, h, sh, y0, p->height);
 }
 
-static void normalise(const pg_preprocess *p, float *dst, pg_layout layout) {
-    int64_t area = p->height * p->width;
-    const uint8_t *rgb = p->rgb;
+/* `count` pixels from `begin` on. */
+static void normalise_some(const pg_preprocess *p, int64_t begin, int64_t count, float *dst,
+                           pg_layout layout) {
+    const uint8_t *rgb = p->rgb + 3 * begin;
     if (p->channels == 1) {
-        for (int64_t i = 0; i < area; i++, rgb += 3) /* ITU-R 601 as PIL computes it */
-            dst[i] = p->value[0][(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
+        for (int64_t i = 0; i < count; i++, rgb += 3) /* ITU-R 601 as PIL computes it */
+            dst[begin + i] =
+                p->value[0][(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
         return;
     }
-    int64_t pixel = layout == PG_PLAIN ? 1 : 3, plane = layout == PG_PLAIN ? area : 1;
-    for (int c = 0; c < 3; c++) {
-        const float *value = p->value[c];
-        const uint8_t *from = rgb + (p->options.bgr ? 2 - c : c);
-        for (int64_t i = 0; i < area; i++)
-            dst[c * plane + i * pixel] = value[from[3 * i]];
+    int64_t pixel = layout == PG_PLAIN ? 1 : 3,
+            plane = layout == PG_PLAIN ? p->height * p->width : 1;
+    float *a = dst + begin * pixel, *b = a + plane, *c = b + plane;
+    int red = p->options.bgr ? 2 : 0;
+    for (int64_t i = 0; i < count; i++) {
+        a[i * pixel] = p->value[0][rgb[3 * i + red]];
+        b[i * pixel] = p->value[1][rgb[3 * i + 1]];
+        c[i * pixel] = p->value[2][rgb[3 * i + 2 - red]];
     }
+}
+
+static void normalise(const pg_preprocess *p, float *dst, pg_layout layout) {
+    int64_t area = p->height * p->width;
+#pragma omp parallel for schedule(static) if (area > RANGE)
+    for (int64_t i = 0; i < area; i += RANGE)
+        normalise_some(p, i, area - i < RANGE ? area - i : RANGE, dst, layout);
 }
 
 pg_drop pg_preprocess_picture(pg_preprocess *p, const pg_picture *picture, float *dst,
@@ -217,7 +228,8 @@ pg_drop pg_preprocess_tensor(pg_preprocess *p, const pg_frame *frame, float *dst
 static void draw_tensor(pg_preprocess *p) {
     const pg_input_options *o = &p->options;
     int64_t area = p->height * p->width;
-    int64_t pixel = p->layout == PG_PLAIN ? 1 : p->channels, plane = p->layout == PG_PLAIN ? area : 1;
+    int64_t pixel = p->layout == PG_PLAIN ? 1 : p->channels,
+            plane = p->layout == PG_PLAIN ? area : 1;
     for (int c = 0; c < 3; c++) {
         int from = p->channels == 1 ? 0 : o->bgr ? 2 - c : c;
         const float *value = p->tensor + from * plane;
