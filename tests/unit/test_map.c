@@ -67,8 +67,8 @@ enum { LARGE_H = 151, LARGE_W = 211, LARGE = LARGE_H * LARGE_W };
 static float large[LARGE], ordered[LARGE];
 
 /* What maps may look like: no two pixels alike over many octaves, all within a few units in the
- * last place, three levels, mostly zeros of both signs, denormals beside the largest numbers, all
- * alike. */
+ * last place, three levels, mostly zeros of both signs, denormals beside the largest numbers,
+ * two buckets that meet where the parts of two threads do, all alike. */
 static float sample(int kind, int i) {
     uint32_t random = (uint32_t)i * 2654435761u;
     random ^= random >> 15;
@@ -84,6 +84,8 @@ static float sample(int kind, int i) {
         return random % 10 ? 0 * sign : sign * unit;
     case 4:
         return random & 2 ? sign * unit * 1e-39f : sign * (3e38f + unit * 1e37f);
+    case 5:
+        return sign * ((i < LARGE / 2 ? 1 : 2) + unit / 16);
     default:
         return sign * 0.25f;
     }
@@ -114,7 +116,7 @@ static pg_map_spread spread_of(const float *values, int count) {
 Test(map, sorts_and_measures_with_any_team) {
     pg_map_scratch s;
     cr_assert_eq(pg_map_scratch_create(LARGE_H, LARGE_W, 0, &s, NULL), PG_OK);
-    for (int kind = 0; kind < 6; kind++) {
+    for (int kind = 0; kind < 7; kind++) {
         for (int i = 0; i < LARGE; i++) {
             large[i] = sample(kind, i);
             ordered[i] = fabsf(large[i]);
@@ -140,7 +142,7 @@ Test(map, sorts_and_measures_with_any_team) {
 
 /* Maps from one pixel on, through every way a bucket is sorted. */
 Test(map, sorts_small_maps) {
-    for (int kind = 0; kind < 6; kind++)
+    for (int kind = 0; kind < 7; kind++)
         for (int count = 1; count < 200; count++) {
             pg_map_scratch s;
             cr_assert_eq(pg_map_scratch_create(1, count, 0, &s, NULL), PG_OK);

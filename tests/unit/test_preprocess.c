@@ -291,6 +291,7 @@ Test(preprocess, draws_tensors) {
                     }
                 uint8_t *data = draw(SIDE, SIDE, 3 * SIDE, false);
                 pg_picture picture = {data, SIDE, SIDE, 3 * SIDE, 3, false};
+                cr_assert_eq(pg_preprocess_tensor(p, &f, dst, layout, NULL), PG_DROP_NONE);
                 cr_assert_eq(pg_preprocess_picture(p, &picture, dst, layout, NULL), PG_DROP_NONE);
                 cr_assert_eq(memcmp(pg_preprocess_rgb(p), data, 3 * AREA), 0);
                 pg_free(data);
