@@ -32,7 +32,7 @@ void pg_map_scratch_destroy(pg_map_scratch *scratch) {
     *scratch = (pg_map_scratch){.height = 0};
 }
 
-enum { RANGE = 1 << 11 }; /* pixels a thread takes at a time */
+enum { RANGE = 1 << 11 }; /* pixels a thread takes at a time; more than that are for a team */
 
 /* One loop per way of reducing, so that each becomes vectors; what the input has, three channels or
  * one. */
@@ -135,8 +135,10 @@ static void smooth_line(const pg_map_scratch *s, const float *src, float *dst, i
 void pg_map_smooth(const pg_map_scratch *s, float *map) {
     if (s->radius == 0)
         return;
+#pragma omp parallel for schedule(static) if (s->height * s->width > RANGE)
     for (int64_t x = 0; x < s->width; x++)
         smooth_line(s, map + x, s->values + x, s->height, s->width);
+#pragma omp parallel for schedule(static) if (s->height * s->width > RANGE)
     for (int64_t y = 0; y < s->height; y++)
         smooth_line(s, s->values + y * s->width, map + y * s->width, s->width, 1);
 }

@@ -157,6 +157,21 @@ Test(map, sorts_small_maps) {
         }
 }
 
+Test(map, smooths_alike_with_any_team) {
+    pg_map_scratch s;
+    cr_assert_eq(pg_map_scratch_create(LARGE_H, LARGE_W, 2.5, &s, NULL), PG_OK);
+    for (int threads = 1; threads <= 3; threads++) {
+        pg_threads_set(threads);
+        for (int i = 0; i < LARGE; i++)
+            large[i] = sample(0, i);
+        pg_map_smooth(&s, large);
+        if (threads == 1)
+            memcpy(ordered, large, sizeof large);
+        cr_assert_eq(memcmp(large, ordered, sizeof large), 0);
+    }
+    pg_map_scratch_destroy(&s);
+}
+
 Test(map, sorts_what_is_not_finite) { /* an overlay's sum of large attributions may not be */
     const float odd[4] = {INFINITY, -1, -INFINITY, 0};
     pg_map_scratch s;
