@@ -1,9 +1,9 @@
-/* Numbers about a map. All but the region's share need the magnitudes in order, and sorting was
- * most of the work: of floats that are not negative the bit patterns order like the numbers, so
- * they are sorted by digits. A round over the leading digit deals the map into buckets that lie in
- * order; each of them then fits the nearest cache, where two more rounds put it in order. The
- * buckets are shared by the calling thread's team, and so are the parts of the map in the first
- * round. What equals is the same bits, hence the result does not depend on who did what. */
+/* Numbers about a map that need its magnitudes in order. Of floats that are not negative the bit
+ * patterns order like the numbers, so they are sorted by digits. A round over the leading digit
+ * deals the map into buckets that lie in order; each of them then fits the nearest cache, where two
+ * more rounds put it in order. The calling thread's team shares the parts of the map in the first
+ * round, and the buckets after it. What equals is the same bits, hence the result does not depend
+ * on who did what. */
 #include "pipeline/map.h"
 
 #include <math.h>
@@ -150,9 +150,8 @@ double pg_map_percentile(const float *sorted, int64_t count, double p) {
 
 /* Of one part of the sorted values, the first of which has rank `rank` (1: the least). */
 typedef struct sums {
-    double sum, ranked; /* of x, of rank x */
-    double share,
-        logged; /* of v, of v ln v: v = x / largest, for the entropy does not know the scale */
+    double sum, ranked;   /* of x, of rank x */
+    double share, logged; /* of v, of v ln v, v = x / largest: the entropy does not know the scale */
 } sums;
 
 PG_CLONES static void add_up(const float *sorted, int64_t count, int64_t rank, float largest,
