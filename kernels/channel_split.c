@@ -144,7 +144,8 @@ PG_CLONES static void keep_range(int64_t first, int64_t last, const pg_split_sou
         float *whole = all ? all + p * s->channels : NULL;
         double total = all ? row_total_through(g, y, s->act, scale, s->channels, whole)
                            : row_total(g, y, s->act, scale, s->channels);
-        s_high[p] = row_pick(all ? whole : g, all ? NULL : y, s->act, pick, out + p * pick->width).b;
+        s_high[p] =
+            row_pick(all ? whole : g, all ? NULL : y, s->act, pick, out + p * pick->width).b;
         s_low[p] = total - s_high[p];
     }
 }
@@ -156,6 +157,12 @@ void pg_split_keep(const pg_split_source *source, const float *scale, const pg_s
     for (int64_t p = 0; p < source->positions; p += step)
         keep_range(p, smaller(p + step, source->positions), source, scale, pick, all, out, s_high,
                    s_low);
+}
+
+void pg_split_keep_here(const pg_split_source *source, const float *scale,
+                        const pg_split_pick *pick, float *all, float *out, double *s_high,
+                        double *s_low) {
+    keep_range(0, source->positions, source, scale, pick, all, out, s_high, s_low);
 }
 
 PG_CLONES static void live_range(int64_t first, int64_t last, const pg_split_source *s,

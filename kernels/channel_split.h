@@ -18,18 +18,18 @@ typedef struct pg_split_source {
 } pg_split_source;
 
 /* With v the gradient through the activation: s_high[p] = sum over c of high[c] v[p,c], s_low[p]
- * the same with scale - high, and out = v (may be d_dst; NULL: not wanted, without dst). scale, high:
- * [channels], with high[c] = scale[c] or 0. */
+ * the same with scale - high, and out = v (may be d_dst; NULL: not wanted, without dst). scale,
+ * high: [channels], with high[c] = scale[c] or 0. */
 void pg_split_all(const pg_split_source *source, const float *scale, const float *high, float *out,
                   double *s_high, double *s_low);
 
 /* Columns picked from the gradient: column k of what is made is channel[k]. */
 typedef struct pg_split_pick {
-    int64_t width;           /* how many */
-    const int32_t *channel;  /* [width], one may occur several times */
-    const int32_t *from;     /* [width] the column of d_dst it is in */
-    int64_t pitch;           /* columns of d_dst */
-    const float *high, *low; /* [width] weights in the sums */
+    int64_t width;          /* how many */
+    const int32_t *channel; /* [width], one may occur several times */
+    const int32_t *from;    /* [width] the column of d_dst it is in */
+    int64_t pitch;          /* columns of d_dst */
+    float *high, *low;      /* [width] weights in the sums */
 } pg_split_pick;
 
 /* out[p,k] = v[p,channel[k]], s_high[p] = sum over k of high[k] out[p,k]. s_low[p] is what the
@@ -37,6 +37,11 @@ typedef struct pg_split_pick {
  * NULL: not wanted, without dst). */
 void pg_split_keep(const pg_split_source *source, const float *scale, const pg_split_pick *pick,
                    float *all, float *out, double *s_high, double *s_low);
+
+/* The same by the calling thread alone. */
+void pg_split_keep_here(const pg_split_source *source, const float *scale,
+                        const pg_split_pick *pick, float *all, float *out, double *s_high,
+                        double *s_low);
 
 /* The same where all channels but the picked ones are zero and d_dst need not hold them: s_low[p] =
  * sum over k of low[k] out[p,k]. */

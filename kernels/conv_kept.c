@@ -1,5 +1,5 @@
-/* What it takes: the kept columns of the gradient side by side, which the pass that measures the
- * groups leaves here (channel_split.h), and the kept rows of the weights in the layout of the
+/* What it takes: the kept columns of the gradient side by side, as the pass that measures the
+ * groups leaves them (channel_split.h), and the kept rows of the weights in the layout of the
  * library or of our own kernel for small maps, whichever runs.
  * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
  * with rows of zeros, which change no sum.
@@ -87,12 +87,18 @@ static bool copy_packed(const pg_conv_kernel *own, const pg_conv_path_spec *full
     return kept->rows != NULL;
 }
 
-/* Lines can be taken from what the full path has packed, and fill what this one wants wholly. */
+/* Lines can be taken from what the full path has packed, and fill what this one wants wholly, or a
+ * kernel of our own picks what it wants. */
 static bool share_lines(const pg_conv_path_spec *full, const pg_conv_path *path, int64_t capacity,
                         pg_conv_kept *kept) {
     pg_conv_geometry g = *full->geometry;
     pg_conv_lines from = {0}, to = {0};
     bool both = pg_conv_lines_make(path, &g, &from);
+    if (both && picker(kept) && picker(kept)->pick_lines) {
+        kept->packed = path->weights;
+        kept->from = from;
+        return true;
+    }
     g.out_c = capacity;
     both = both && pg_conv_lines_make(&kept->path, &g, &to);
     size_t bytes = (size_t)(capacity * to.n_in * to.n_taps) * PG_CONV_LINE * sizeof(float);
@@ -124,7 +130,6 @@ static void plan(pg_conv_kept *kept) {
     size_t capacity = (size_t)kept->capacity;
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
-    kept->gradient = take(end, (size_t)kept->positions * capacity * sizeof(float));
     kept->staging = take(end, !kept->packed ? capacity * (size_t)kept->row * element(kept) : 0);
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
@@ -136,8 +141,11 @@ static pg_err make_path(const pg_conv_path_spec *full, int64_t capacity, pg_conv
     g.out_c = capacity;
     if (kept->depthwise)
         g.groups = g.in_c = capacity;
-    const pg_conv_path_spec spec = {
-        .geometry = &g, .backward = true, .library_only = full->library_only, .bf16 = full->bf16};
+    const pg_conv_path_spec spec = {.geometry = &g,
+                                    .backward = true,
+                                    .library_only = full->library_only,
+                                    .sinks = true,
+                                    .bf16 = full->bf16};
     return pg_conv_path_make(&spec, &kept->path, diag);
 }
 
@@ -162,6 +170,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path
         return err;
     }
     out->capacity = blocks(most) * BLOCK;
+    out->sinks = pg_conv_path_sinks(&out->path);
     plan(out);
     pg_conv_kept_remember(out, 1);
     return PG_OK;
@@ -210,7 +219,7 @@ pg_err pg_conv_kept_bind(const pg_conv_kept *kept, float *d_src, pg_live *live, 
     pg_err err = ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "out of memory");
     bool direct = !kept->depthwise || s->live;
     if (!err)
-        err = pg_conv_run_make(&kept->path, place(s, kept->gradient),
+        err = pg_conv_run_make(&kept->path, scratch, /* until there are columns */
                                direct ? d_src : place(s, kept->result), place(s, kept->scratch),
                                &s->run, diag);
     if (err)
@@ -276,10 +285,6 @@ pg_conv_columns pg_conv_kept_choose(const pg_conv_kept *kept, pg_conv_kept_state
     return (pg_conv_columns){s->count, s->channel, s->from};
 }
 
-float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state *s) {
-    return place(s, kept->gradient);
-}
-
 /* By way of plain rows, which the library packs. */
 static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *e) {
     char *staging = s->scratch + kept->staging;
@@ -299,6 +304,9 @@ static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_
     e->filled = false; /* until it is whole */
     if (!kept->packed)
         err = pack_rows(kept, s, e);
+    else if (kept->from.out && !kept->to.out)
+        picker(kept)->pick_lines(&kept->path.geometry, &kept->from, kept->packed, s->channel,
+                                 s->count, e->weights);
     else if (kept->from.out)
         pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
     else
@@ -339,12 +347,19 @@ static void spread(const pg_conv_kept *kept, const pg_conv_kept_state *s) {
     }
 }
 
-pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep,
-                            bool lasting) {
+/* Weights and columns are those. */
+static pg_err get_ready(const pg_conv_kept *kept, pg_conv_kept_state *s, const float *columns,
+                        const uint8_t *keep, bool lasting) {
     entry *e;
     pg_err err = find_or_pack(kept, s, keep, lasting, &e);
     if (!err)
         err = pg_conv_run_use(&s->run, e->weights);
+    return err ? err : pg_conv_run_read(&s->run, columns);
+}
+
+pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, const float *columns,
+                            const uint8_t *keep, bool lasting) {
+    pg_err err = get_ready(kept, s, columns, keep, lasting);
     if (!err)
         err = pg_conv_run_execute(&kept->path, &s->run);
     if (!err && s->live) {
@@ -355,5 +370,14 @@ pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, con
     } else if (!err && kept->depthwise) {
         spread(kept, s);
     }
+    return err;
+}
+
+pg_err pg_conv_kept_feed(const pg_conv_kept *kept, pg_conv_kept_state *s, const float *columns,
+                         const uint8_t *keep, bool lasting, const float *skip,
+                         const pg_conv_sink *sink) {
+    pg_err err = get_ready(kept, s, columns, keep, lasting);
+    if (!err)
+        pg_conv_run_feed(&kept->path, &s->run, skip, sink);
     return err;
 }

@@ -33,9 +33,9 @@ typedef struct pg_conv_kept {
     bool bf16;              /* rows hold pg_bf16, not float */
     void *rows;             /* [channels, row], or what packed is, if it is owned; NULL: neither */
     int entries;            /* masks a session remembers */
-    size_t gradient, staging, result,
-        scratch; /* where in scratch: [positions, capacity],
-           [capacity, row] if there are rows, [in_positions, capacity], the path's own */
+    size_t staging, result, scratch; /* where in scratch: [capacity, row] if there are rows,
+                                        [in_positions, capacity], the path's own */
+    bool sinks; /* pg_conv_kept_feed */
 } pg_conv_kept;
 
 /* The short way for masks of up to `most` channels of the convolution `full` describes (weights in
@@ -74,12 +74,15 @@ typedef struct pg_conv_columns {
 pg_conv_columns pg_conv_kept_choose(const pg_conv_kept *kept, pg_conv_kept_state *state,
                                     const uint8_t *keep);
 
-/* Where execute finds its columns, [positions, capacity] in the scratch given to bind. */
-float *pg_conv_kept_gradient(const pg_conv_kept *kept, const pg_conv_kept_state *state);
-
-/* d_src from these columns, which are the ones of the last pg_conv_kept_choose(keep). Allocates
+/* d_src from columns [positions, capacity], those of the last pg_conv_kept_choose(keep). Allocates
  * nothing. */
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *state,
-                            const uint8_t *keep, bool lasting);
+                            const float *columns, const uint8_t *keep, bool lasting);
+
+/* If kept->sinks: the same, plus skip (NULL: 0), into the sink instead of d_src. */
+struct pg_conv_sink;
+pg_err pg_conv_kept_feed(const pg_conv_kept *kept, pg_conv_kept_state *state, const float *columns,
+                         const uint8_t *keep, bool lasting, const float *skip,
+                         const struct pg_conv_sink *sink);
 
 #endif

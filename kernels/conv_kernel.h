@@ -3,6 +3,7 @@
 #ifndef PG_KERNELS_CONV_KERNEL_H
 #define PG_KERNELS_CONV_KERNEL_H
 
+#include "kernels/conv_lines.h"
 #include "kernels/conv_path.h"
 
 /* Along an axis the places r of a convolution's output [from, to) at which a tap lies inside its
@@ -30,12 +31,15 @@ typedef struct pg_conv_call {
     const float *in;      /* backward: d_dst */
     float *out;           /* backward: d_src */
     void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
-    const float *skip;    /* added to what comes out, if path->adds; otherwise NULL */
+    const float *skip;    /* added to what comes out, if path->adds or there is a sink; or NULL */
+    const struct pg_conv_sink *sink; /* gets what comes out, instead of `out`; NULL: none */
 } pg_conv_call;
 
 typedef struct pg_conv_kernel {
     const char *name;
     bool adds; /* a skip, before the activation */
+    /* Backward: gives what it makes to a sink, if asked. NULL: never. */
+    bool (*sinks)(const pg_conv_geometry *geometry);
     bool (*takes)(const pg_conv_path_spec *spec);
     /* Of one direction, for which it took a convolution of this geometry; scratch for the thread
      * count in force; `plain` as in pg_conv_path_spec. */
@@ -47,8 +51,12 @@ typedef struct pg_conv_kernel {
      * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
     void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed);
-    /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in` of
-     * this tap lies in what pack made, a sum of one term for each of the three; channels of the
+    /* Backward, NULL: not there. The same from weights that some other path has packed
+     * (conv_lines.h). */
+    void (*pick_lines)(const pg_conv_geometry *geometry, const pg_conv_lines *lines,
+                       const float *all, const int32_t *channel, int64_t count, float *packed);
+    /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in`
+     * of this tap lies in what pack made, a sum of one term for each of the three; channels of the
      * input in eights side by side, to the end of the last vector. -1: not with this geometry. */
     int64_t (*place)(const pg_conv_geometry *geometry, int64_t out, int64_t in, int64_t tap);
     /* Every sum is taken in one order, whatever the number of threads. */

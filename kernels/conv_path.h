@@ -77,6 +77,7 @@ typedef struct pg_conv_path_spec {
     pg_act act;
     float lo, hi;
     bool library_only; /* no kernel of our own */
+    bool sinks;        /* rather a kernel that can feed a sink (pg_conv_run_feed) */
     bool sparse;       /* many values of the input are 0 */
     const pg_conv_way *way; /* NULL: the first */
     bool bf16;              /* and then: */
@@ -134,6 +135,21 @@ pg_err pg_conv_run_use(pg_conv_run *run, void *packed);
 
 /* Computes *out from *in. */
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run);
+
+/* Who wants the output a few rows at a time, while they are in the cache: rows [count, channels],
+ * the first of them that of position `first`; they may be written over. Called by all threads, for
+ * rows of their own. */
+typedef struct pg_conv_sink {
+    void (*take)(void *user, int64_t first, int64_t count, float *rows);
+    void *user;
+} pg_conv_sink;
+
+/* True if the path, a backward one, can. */
+bool pg_conv_path_sinks(const pg_conv_path *path);
+
+/* The same into the sink, *out being left alone; skip, in the layout of *out, is added. NULL: none. */
+void pg_conv_run_feed(const pg_conv_path *path, const pg_conv_run *run, const float *skip,
+                      const pg_conv_sink *sink);
 
 /* ---- operators that are nothing but two paths ---- */
 

@@ -136,13 +136,29 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *
     return pg_dnnl_check(status, "convolution", NULL);
 }
 
+static pg_conv_call call_of(const pg_conv_run *run) {
+    return (pg_conv_call){.weights = run->own_weights,
+                          .in = run->own_in,
+                          .out = run->own_out,
+                          .scratch = run->own_scratch,
+                          .skip = run->own_skip};
+}
+
+bool pg_conv_path_sinks(const pg_conv_path *path) {
+    return path->backward && path->own && path->own->sinks && path->own->sinks(&path->geometry);
+}
+
+void pg_conv_run_feed(const pg_conv_path *path, const pg_conv_run *run, const float *skip,
+                      const pg_conv_sink *sink) {
+    pg_conv_call call = call_of(run);
+    call.skip = skip;
+    call.sink = sink;
+    path->own->run(path, &call);
+}
+
 pg_err pg_conv_run_execute(const pg_conv_path *path, const pg_conv_run *run) {
     if (path->own) {
-        const pg_conv_call call = {.weights = run->own_weights,
-                                   .in = run->own_in,
-                                   .out = run->own_out,
-                                   .scratch = run->own_scratch,
-                                   .skip = run->own_skip};
+        const pg_conv_call call = call_of(run);
         path->own->run(path, &call);
         return PG_OK;
     }

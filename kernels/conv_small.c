@@ -14,7 +14,14 @@
  * channel 4 weights and 6 inputs are loaded for 24 multiply-adds. While a block is worked on, the
  * next one is fetched into the second-level cache, a few lines at a time.
  *
- * Each tile belongs to one thread. A sum runs over taps and then channels, in order, however it is
+ * Each tile belongs to one thread.
+ *
+ * A 1x1 convolution of few channels on a larger map is the other way round: all weights of a tile
+ * are one block, and the map is what does not fit the caches. There a thread takes some positions,
+ * all tiles for these, and the next: rows are complete while they are in the cache, and can be handed
+ * to whoever wants them (pg_conv_sink).
+ *
+ * A sum runs over taps and then channels, in order, however it is
  * cut into blocks and groups. */
 #include "kernels/conv_kernel.h"
 
@@ -34,6 +41,8 @@ enum {
     MAP = 1024,              /* positions, at most */
     LITTLE_MAP = 64,         /* where it is the first choice, */
     LITTLE_DEPTH = 64,       /* from so many channels on */
+    CHUNK = 24,              /* positions: whole groups of 6 and 8; of few channels several times */
+    CHUNK_FLOATS = 8192,     /* as many */
     PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
 };
 
@@ -268,21 +277,30 @@ PG_CLONES static void end_sums(const kernel *k, int64_t width, int64_t c, int64_
     }
 }
 
+/* What the sums of a tile begin with, and where they go. */
+static group group_of(const kernel *k, int64_t tile, float start[VECTORS * LANES], float *sums) {
+    int64_t c = tile_begin(k, tile) * LANES, width = tile_vectors(k, tile) * LANES;
+    int64_t count = smaller(width, k->out_c - c);
+    memset(start, 0, (size_t)width * sizeof *start);
+    if (k->bias)
+        memcpy(start, k->bias + c, (size_t)count * sizeof *start);
+    return (group){.start = start,
+                   .sums = sums,
+                   .out = k->out + c,
+                   .skip = k->skip ? k->skip + c : NULL,
+                   .pitch = k->out_c,
+                   .lo = k->lo,
+                   .hi = k->hi};
+}
+
 static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums) {
-    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN))) = {0};
+    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN)));
+    group one = group_of(k, tile, start, sums);
     int64_t width = tile_vectors(k, tile) * LANES, c = tile_begin(k, tile) * LANES;
     int64_t count = smaller(width, k->out_c - c);
     bool begins = k->whole >= 0, ends = begins && k->taps == 1 && count == width;
-    if (k->bias)
-        memcpy(start, k->bias + c, (size_t)count * sizeof *start);
     if (!begins)
         begin_sums(k, width, start, sums);
-    group one = {.sums = sums,
-                 .out = k->out + c,
-                 .skip = k->skip ? k->skip + c : NULL,
-                 .pitch = k->out_c,
-                 .lo = k->lo,
-                 .hi = k->hi};
     for (place at = place_at(k, tile, 0, 0), next; at.tile == tile; at = next) {
         next = next_of(k, &at, threads);
         one.start = begins && at.nth == 0 && at.channel == 0 ? start : NULL;
@@ -293,13 +311,86 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
         end_sums(k, width, c, count, sums);
 }
 
+/* ---- a few positions after another ---- */
+
+/* 1x1, and a tile's weights are one block. */
+static bool is_thin(const kernel *k) {
+    const pg_conv_geometry *g = k->g;
+    return k->taps == 1 && k->whole == 0 && g->in_h == g->out_h && g->in_w == g->out_w &&
+           k->in_c * VECTORS * LANES <= BLOCK_FLOATS;
+}
+
+/* Positions of a chunk, at most. */
+static int64_t chunk_of(const kernel *k) {
+    int64_t times = CHUNK_FLOATS / (CHUNK * k->out_c);
+    return CHUNK * (times > 1 ? times : 1);
+}
+
+static int64_t chunks_of(const kernel *k) { /* even: for two threads */
+    int64_t chunks = ceil_div(k->positions, chunk_of(k));
+    return chunks + chunks % 2;
+}
+
+/* Tile by tile, so that all weights come by once, while what is at the positions fits the caches.
+ */
+static bool in_tiles(const kernel *k) {
+    return k->positions * (k->in_c + k->out_c) < k->in_c * k->out_c;
+}
+
+/* All positions of *k, which are a chunk. */
+static void run_chunk(const kernel *k, float *sums) {
+    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN)));
+    for (int64_t tile = 0; tile < k->tiles; tile++) {
+        group one = group_of(k, tile, start, sums);
+        int64_t vectors = tile_vectors(k, tile), c = tile_begin(k, tile) * LANES;
+        int64_t count = smaller(vectors * LANES, k->out_c - c);
+        int64_t groups = ceil_div(k->positions, most_positions(vectors));
+        one.weights = k->weights + c * k->in_c;
+        one.channels = k->in_c;
+        one.ends = count == vectors * LANES;
+        for (int64_t i = 0; i < groups; i++) {
+            int64_t first = k->positions * i / groups;
+            int64_t positions = k->positions * (i + 1) / groups - first;
+            for (int64_t p = 0; p < positions; p++) {
+                one.in[p] = k->in + (first + p) * k->in_c;
+                one.position[p] = first + p;
+            }
+            adders[vectors - 1][positions - 1](&one);
+        }
+        if (!one.ends)
+            end_sums(k, vectors * LANES, c, count, sums);
+    }
+}
+
+/* Into the sink, or into out. */
+static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, int64_t to,
+                       float *sums) {
+    float *rows = sums + chunk_of(k) * VECTORS * LANES;
+    for (int64_t i = from; i < to; i++) {
+        int64_t first = k->positions * i / chunks_of(k);
+        kernel part = *k;
+        part.positions = k->positions * (i + 1) / chunks_of(k) - first;
+        part.in = k->in + first * k->in_c;
+        part.skip = k->skip ? k->skip + first * k->out_c : NULL;
+        part.out = sink ? rows : k->out + first * k->out_c;
+        run_chunk(&part, sums);
+        if (sink)
+            sink->take(sink->user, first, part.positions, rows);
+    }
+}
+
 /* ---- the two directions ---- */
 
-static int64_t sums_floats(const kernel *k) { return k->positions * VECTORS * LANES; }
+/* A thread's: the sums of a tile; with chunks, one's rows behind them. */
+static int64_t scratch_floats(const kernel *k) {
+    int64_t tile = VECTORS * LANES, all = k->positions * tile;
+    int64_t chunk = chunk_of(k) * (tile + ceil_div(k->out_c, LANES) * LANES);
+    return !is_thin(k) || (in_tiles(k) && all > chunk) ? all : chunk;
+}
 
 static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
-    return (size_t)omp_get_max_threads() * (size_t)sums_floats(&k) * sizeof(float);
+    return (size_t)omp_get_max_threads() * (size_t)scratch_floats(&k) * sizeof(float);
 }
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
@@ -337,6 +428,30 @@ static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
     }
 }
 
+/* Line l of `lines` at a weight, zeros past the last. */
+static void take_line(const pg_conv_lines *lines, const float *from, int64_t l, float *to) {
+    if (l < lines->n_in)
+        memcpy(to, from + lines->in[l], PG_CONV_LINE * sizeof *to);
+    else
+        memset(to, 0, PG_CONV_LINE * sizeof *to);
+}
+
+static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
+                       const int32_t *channel, int64_t count, float *packed) {
+    const kernel k = describe(g, true);
+#pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
+    for (int64_t i = 0; i < k.tiles * k.taps; i++) {
+        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * LANES;
+        int64_t first = tile_begin(&k, tile) * LANES;
+        float *to = packed + (first * k.taps + t * row) * k.in_c;
+        for (int64_t o = 0; o < count; o++)
+            for (int64_t c = 0; c < row; c += PG_CONV_LINE)
+                take_line(lines, all + lines->out[channel[o]] + lines->tap[t],
+                          (first + c) / PG_CONV_LINE, to + o * row + c);
+        memset(to + count * row, 0, (size_t)((k.in_c - count) * row) * sizeof *to);
+    }
+}
+
 static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int64_t tap) {
     const kernel k = describe(g, true);
     if (k.vectors % k.tiles != 0) /* tiles of two widths: no such sum */
@@ -348,28 +463,42 @@ static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int6
 
 static void run(const pg_conv_path *path, const pg_conv_call *call) {
     kernel k = describe(&path->geometry, path->backward);
-    float *sums = call->scratch;
+    float *scratch = call->scratch;
     k.weights = call->weights, k.in = call->in, k.out = call->out;
     k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
     k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
     k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
+    pg_assert(!call->sink || is_thin(&k));
+    bool tiles = !call->sink && (!is_thin(&k) || in_tiles(&k));
 #pragma omp parallel
     {
         int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
-        for (int64_t tile = me; tile < k.tiles; tile += threads)
-            run_tile(&k, tile, threads, sums + me * sums_floats(&k));
+        float *mine = scratch + me * scratch_floats(&k);
+        for (int64_t tile = me; tiles && tile < k.tiles; tile += threads)
+            run_tile(&k, tile, threads, mine);
+        if (!tiles)
+            run_chunks(&k, call->sink, chunks_of(&k) * me / threads,
+                       chunks_of(&k) * (me + 1) / threads, mine);
     }
 }
 
 bool pg_conv_small_can(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
-    return is_wide() && !spec->bf16 && g->groups == 1 && g->in_h * g->in_w <= MAP &&
-           g->out_h * g->out_w <= MAP;
+    const kernel k = describe(g, spec->backward);
+    return is_wide() && !spec->bf16 && g->groups == 1 &&
+           (is_thin(&k) || (g->in_h * g->in_w <= MAP && g->out_h * g->out_w <= MAP));
+}
+
+static bool sinks(const pg_conv_geometry *g) {
+    const kernel k = describe(g, true);
+    return is_thin(&k);
 }
 
 /* Where weights are most of the work, and there is enough of it. */
 static bool takes(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
+    if (spec->sinks && spec->backward && pg_conv_small_can(spec) && sinks(g))
+        return true;
     return pg_conv_small_can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
            g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;
 }
@@ -377,11 +506,13 @@ static bool takes(const pg_conv_path_spec *spec) {
 const pg_conv_kernel pg_conv_small = {
     .name = "own:small",
     .adds = true,
+    .sinks = sinks,
     .takes = takes,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
     .pick = pick,
+    .pick_lines = pick_lines,
     .place = place_of,
     .run = run,
 };

@@ -17,7 +17,7 @@
 static pg_err run_scaled(const pg_conv_op *conv, const pg_op_io *io, const void *gradient,
                          float high, float low) {
     int64_t channels = conv->geometry.out_c, positions = pg_conv_positions(conv);
-    float *factors = pg_conv_at(io, conv->scratch.low),
+    float *factors = pg_conv_at(io, conv->scratch.split + conv->split.low),
           *out = pg_conv_at(io, conv->scratch.gradient);
     for (int64_t c = 0; c < channels; c++)
         factors[c] = io->prune->keep[c] ? high : low;
@@ -48,133 +48,225 @@ static float bn_scale(const pg_conv_op *conv, int64_t channel) {
 /* [out_c] the channels in H; NULL: no split here. */
 static const uint8_t *high_group(const pg_op_io *io) { return io->prune ? io->prune->keep : NULL; }
 
+/* Where the split works: in its part of scratch, or where a gradient in rows is taken. */
+static pg_conv_split split_in(const pg_conv_op *conv, char *memory) {
+    const pg_split_layout *at = &conv->split;
+    double *sums = (double *)(void *)(memory + at->sums);
+    return (pg_conv_split){.scale = (float *)(void *)(memory + at->scale),
+                           .columns = (float *)(void *)(memory + at->columns),
+                           .s_high = sums,
+                           .s_low = sums + pg_conv_positions(conv),
+                           .pick.high = (float *)(void *)(memory + at->high),
+                           .pick.low = (float *)(void *)(memory + at->low),
+                           .high = 1,
+                           .low = 1};
+}
+
+static pg_conv_split split_in_scratch(const pg_conv_op *conv, const pg_op_io *io) {
+    return split_in(conv, pg_conv_at(io, conv->scratch.split));
+}
+
 /* From the sums to what the groups are multiplied by; false: the gradient stays as it is. */
-static bool weigh(const pg_conv_op *conv, const pg_op_io *io, float *high, float *low) {
-    const double *s_high = pg_conv_at(io, conv->scratch.sums),
-                 *s_low = s_high + pg_conv_positions(conv);
+static bool weigh(const pg_conv_op *conv, const pg_op_io *io, pg_conv_split *s) {
     pg_group_moments moments;
-    pg_split_moments(pg_conv_positions(conv), s_high, s_low, &moments);
-    return io->prune->weigh(io->prune->user, &moments, high, low);
+    pg_split_moments(pg_conv_positions(conv), s->s_high, s->s_low, &moments);
+    s->weighed = io->prune->weigh(io->prune->user, &moments, &s->high, &s->low);
+    return s->weighed;
 }
 
 /* dL/dy and the sums of its groups, in one pass. */
-static const void *split_all(const pg_conv_op *conv, const pg_op_io *io, const float *scale,
-                             const float *high) {
+static const void *split_all(const pg_conv_op *conv, const pg_op_io *io, const pg_conv_split *s) {
     const pg_split_source source = split_source(conv, io);
     float *out = source.dst ? pg_conv_gradient_place(conv, io) : NULL;
-    double *s_high = pg_conv_at(io, conv->scratch.sums), *s_low = s_high + source.positions;
     if (conv->bf16) {
         double *by_high = pg_conv_at(io, conv->scratch.weights),
                *by_low = by_high + source.channels;
         pg_bf16_gradient how = pg_conv_rounded(conv, io);
         for (int64_t c = 0; c < source.channels; c++) {
-            by_high[c] = (double)high[c];
-            by_low[c] = (double)scale[c] - (double)high[c];
+            by_high[c] = (double)s->pick.high[c];
+            by_low[c] = (double)s->scale[c] - (double)s->pick.high[c];
         }
         pg_channel_gradient_sums_bf16(source.positions, source.channels, &how, by_high, by_low,
-                                      s_high, s_low);
+                                      s->s_high, s->s_low);
         return how.out;
     }
-    pg_split_all(&source, scale, high, out, s_high, s_low);
+    pg_split_all(&source, s->scale, s->pick.high, out, s->s_high, s->s_low);
     return out ? out : pg_conv_pass_on(conv, io);
 }
 
 /* Over all channels: where nothing is to be split after all, bit for bit the plain gradient. */
 static pg_err backward_all_groups(const pg_conv_op *conv, const pg_op_io *io) {
-    float *scale = pg_conv_at(io, conv->scratch.scale), *high = pg_conv_at(io, conv->scratch.high);
-    float by_high = 1, by_low = 1;
+    pg_conv_split s = split_in_scratch(conv, io);
     bool split = false;
     for (int64_t c = 0; c < conv->geometry.out_c; c++) {
-        scale[c] = bn_scale(conv, c);
-        high[c] = io->prune->keep[c] ? scale[c] : 0.0f;
+        s.scale[c] = bn_scale(conv, c);
+        s.pick.high[c] = io->prune->keep[c] ? s.scale[c] : 0.0f;
         split |= !io->prune->keep[c];
     }
-    const void *gradient = split_all(conv, io, scale, high);
-    if (!weigh(conv, io, &by_high, &by_low) || !split)
+    const void *gradient = split_all(conv, io, &s);
+    if (!weigh(conv, io, &s) || !split)
         return pg_conv_backward_all(conv, io, gradient);
-    return run_scaled(conv, io, gradient, by_high, by_low);
+    return run_scaled(conv, io, gradient, s.high, s.low);
 }
+
+/* ---- some channels ---- */
 
 /* The columns of dL/dy for the short way: channels that are live, or kept. Those that only fill the
  * block up have no weight, here and in the convolution. */
-static pg_split_pick pick_columns(const pg_conv_op *conv, const pg_op_io *io,
-                                  const uint8_t *columns, bool live) {
+static void pick_columns(const pg_conv_op *conv, const pg_op_io *io, const uint8_t *columns,
+                         bool live, pg_split_pick *pick) {
     const pg_conv_state *state = io->state;
     const uint8_t *keep = high_group(io);
-    float *high = pg_conv_at(io, conv->scratch.high), *low = pg_conv_at(io, conv->scratch.low);
     pg_conv_columns chosen = pg_conv_kept_choose(&conv->kept, state->kept, columns);
-    for (int64_t k = 0; k < conv->kept.capacity; k++) {
+    pick->width = conv->kept.capacity;
+    pick->channel = chosen.channel;
+    pick->from = live ? chosen.from : chosen.channel;
+    pick->pitch = live ? io->d_dst_live->width : conv->geometry.out_c;
+    for (int64_t k = 0; k < pick->width; k++) {
         int64_t c = chosen.channel[k];
         float s = k < chosen.count ? bn_scale(conv, c) : 0.0f;
-        high[k] = keep && keep[c] ? s : 0.0f;
-        low[k] = s - high[k];
+        pick->high[k] = keep && keep[c] ? s : 0.0f;
+        pick->low[k] = s - pick->high[k];
     }
-    return (pg_split_pick){.width = conv->kept.capacity,
-                           .channel = chosen.channel,
-                           .from = live ? chosen.from : chosen.channel,
-                           .pitch = live ? io->d_dst_live->width : conv->geometry.out_c,
-                           .high = high,
-                           .low = low};
 }
 
-/* Over what stands in the short way's scratch, its columns multiplied by high and low. */
-static pg_err run_columns(const pg_conv_op *conv, const pg_op_io *io, const pg_split_pick *pick,
-                          float high, float low, const uint8_t *columns, bool lasting) {
+static void scale_columns(const pg_conv_op *conv, const pg_conv_split *s) {
+    float *factors = s->pick.low; /* not needed any more */
+    for (int64_t k = 0; k < s->pick.width; k++)
+        factors[k] = s->pick.high[k] != 0.0f ? s->high : s->low;
+    if (s->high != 1.0f || s->low != 1.0f)
+        pg_channel_affine(pg_conv_positions(conv), s->pick.width, s->columns, factors, NULL,
+                          s->columns);
+}
+
+static void hand_over(void *user, int64_t first, int64_t count, float *rows) {
+    const pg_rows *to = user;
+    to->maker->cls->rows_take(to->maker, to->io, first, count, rows);
+}
+
+/* d_src from the columns, multiplied by their factors: in rows, if the operator before wants them
+ * so, or as an array. */
+static pg_err run_columns(const pg_conv_op *conv, const pg_op_io *io, const pg_conv_split *s,
+                          const uint8_t *columns, bool lasting) {
     const pg_conv_state *state = io->state;
-    float *factors = pg_conv_at(io, conv->scratch.low),
-          *x = pg_conv_kept_gradient(&conv->kept, state->kept);
-    for (int64_t k = 0; k < pick->width; k++)
-        factors[k] = pick->high[k] != 0.0f ? high : low;
-    if (high != 1.0f || low != 1.0f)
-        pg_channel_affine(pg_conv_positions(conv), pick->width, x, factors, NULL, x);
-    return pg_conv_kept_execute(&conv->kept, state->kept, columns, lasting);
+    pg_rows *to = io->d_src_rows;
+    scale_columns(conv, s);
+    if (to && to->maker->cls->rows_begin(to->maker, to->io)) {
+        pg_err err = pg_conv_kept_feed(&conv->kept, state->kept, s->columns, columns, lasting,
+                                       to->others, &(pg_conv_sink){hand_over, to});
+        to->taken = !err && to->maker->cls->rows_end(to->maker, to->io);
+        if (err || to->taken)
+            return err;
+    }
+    return pg_conv_kept_execute(&conv->kept, state->kept, s->columns, columns, lasting);
+}
+
+static void scale_all(const pg_conv_op *conv, float *scale) {
+    for (int64_t c = 0; c < conv->geometry.out_c; c++)
+        scale[c] = bn_scale(conv, c);
+}
+
+/* Who gets dL/dy whole; NULL: nobody. */
+static float *skip_of(const pg_conv_op *conv, const pg_op_io *io) {
+    return conv->skip ? io->d_src[1] : NULL;
 }
 
 /* Over the kept channels alone, if it turns out that the others are dropped. */
 static pg_err backward_kept(const pg_conv_op *conv, const pg_op_io *io) {
-    const pg_conv_prune *prune = io->prune;
-    const pg_conv_state *state = io->state;
     const pg_split_source source = split_source(conv, io);
-    float *all = conv->skip ? io->d_src[1] : NULL; /* a skip gets dL/dy whole */
-    if (all && !source.dst)
+    pg_conv_split s = split_in_scratch(conv, io);
+    if (!source.dst)
         pg_conv_pass_on(conv, io);
-    float *scale = pg_conv_at(io, conv->scratch.scale), high = 1, low = 1;
-    double *s_high = pg_conv_at(io, conv->scratch.sums), *s_low = s_high + source.positions;
-    const pg_split_pick pick = pick_columns(conv, io, prune->keep, false);
-    for (int64_t c = 0; c < source.channels; c++)
-        scale[c] = bn_scale(conv, c);
-    pg_split_keep(&source, scale, &pick, source.dst ? all : NULL,
-                  pg_conv_kept_gradient(&conv->kept, state->kept), s_high, s_low);
-    if (!weigh(conv, io, &high, &low))
+    pick_columns(conv, io, io->prune->keep, false, &s.pick);
+    scale_all(conv, s.scale);
+    pg_split_keep(&source, s.scale, &s.pick, source.dst ? skip_of(conv, io) : NULL, s.columns,
+                  s.s_high, s.s_low);
+    if (!weigh(conv, io, &s))
         return pg_conv_backward_all(conv, io, pg_conv_gradient(conv, io));
-    if (low != 0.0f)
-        return run_scaled(conv, io, pg_conv_gradient(conv, io), high, low);
-    return run_columns(conv, io, &pick, high, low, prune->keep, prune->lasting);
+    if (s.low != 0.0f)
+        return run_scaled(conv, io, pg_conv_gradient(conv, io), s.high, s.low);
+    return run_columns(conv, io, &s, io->prune->keep, io->prune->lasting);
 }
 
 /* From a gradient that came with its live channels side by side: those, whatever is kept of them.
  */
 static pg_err backward_live(const pg_conv_op *conv, const pg_op_io *io) {
     const pg_live *live = io->d_dst_live;
-    const pg_conv_state *state = io->state;
     const pg_split_source source = split_source(conv, io);
-    float high = 1, low = 1;
-    double *s_high = pg_conv_at(io, conv->scratch.sums), *s_low = s_high + source.positions;
-    const pg_split_pick pick = pick_columns(conv, io, live->keep, true);
-    pg_split_live(&source, &pick, pg_conv_kept_gradient(&conv->kept, state->kept), s_high, s_low);
-    if (high_group(io) && !weigh(conv, io, &high, &low))
-        high = low = 1;
-    return run_columns(conv, io, &pick, high, low, live->keep, live->lasting);
+    pg_conv_split s = split_in_scratch(conv, io);
+    pick_columns(conv, io, live->keep, true, &s.pick);
+    pg_split_live(&source, &s.pick, s.columns, s.s_high, s.s_low);
+    if (high_group(io) && !weigh(conv, io, &s))
+        s.high = s.low = 1;
+    return run_columns(conv, io, &s, live->keep, live->lasting);
+}
+
+/* ---- a gradient in rows ---- */
+
+static bool goes_short(const pg_conv_op *conv, const pg_op_io *io) {
+    const pg_conv_state *state = io->state;
+    return high_group(io) && state->kept && !pg_defect("leak") &&
+           pg_conv_kept_pays(&conv->kept, state->kept, io->prune->keep, io->prune->lasting);
+}
+
+bool pg_conv_rows_begin(const pg_op *op, const pg_op_io *io) {
+    const pg_conv_op *conv = (const pg_conv_op *)op;
+    pg_conv_state *state = io->state;
+    if (!io->d_src[0] || !goes_short(conv, io))
+        return false;
+    state->in_rows = split_in(conv, io->d_dst_rows->memory);
+    pick_columns(conv, io, io->prune->keep, false, &state->in_rows.pick);
+    scale_all(conv, state->in_rows.scale);
+    return true;
+}
+
+void pg_conv_rows_take(const pg_op *op, const pg_op_io *io, int64_t first, int64_t count,
+                       float *rows) {
+    const pg_conv_op *conv = (const pg_conv_op *)op;
+    const pg_conv_state *state = io->state;
+    const pg_conv_split *s = &state->in_rows;
+    int64_t at = first * conv->geometry.out_c;
+    pg_split_source source = split_source(conv, io);
+    float *all = skip_of(conv, io) ? skip_of(conv, io) + at : NULL;
+    if (pg_defect("lost-rows") && first == 0)
+        memset(rows, 0, (size_t)(count * source.channels) * sizeof *rows);
+    source.positions = count;
+    source.d_dst = rows;
+    if (source.dst)
+        source.dst += at;
+    else if (all)
+        memcpy(all, rows, (size_t)(count * source.channels) * sizeof *rows);
+    pg_split_keep_here(&source, s->scale, &s->pick,
+                       !source.dst ? NULL
+                       : all       ? all
+                                   : rows,
+                       s->columns + first * s->pick.width, s->s_high + first, s->s_low + first);
+}
+
+/* Whoever gives a skip dL/dy has it as an array. */
+bool pg_conv_rows_end(const pg_op *op, const pg_op_io *io) {
+    const pg_conv_op *conv = (const pg_conv_op *)op;
+    pg_conv_state *state = io->state;
+    bool dropped = weigh(conv, io, &state->in_rows) && state->in_rows.low == 0.0f;
+    return dropped || skip_of(conv, io);
+}
+
+static pg_err backward_rows(const pg_conv_op *conv, const pg_op_io *io) {
+    const pg_conv_state *state = io->state;
+    const pg_conv_split *s = &state->in_rows;
+    if (!s->weighed)
+        return pg_conv_backward_all(conv, io, io->d_src[1]);
+    if (s->low != 0.0f)
+        return run_scaled(conv, io, io->d_src[1], s->high, s->low);
+    return run_columns(conv, io, s, io->prune->keep, io->prune->lasting);
 }
 
 pg_err pg_conv_backward_split(const pg_conv_op *conv, const pg_op_io *io) {
-    const pg_conv_state *state = io->state;
+    if (io->d_dst_rows && io->d_dst_rows->taken)
+        return backward_rows(conv, io);
     if (io->d_dst_live && io->d_dst_live->keep)
         return backward_live(conv, io);
     if (!high_group(io))
         return pg_conv_backward_all(conv, io, pg_conv_gradient(conv, io));
-    if (state->kept && !pg_defect("leak") &&
-        pg_conv_kept_pays(&conv->kept, state->kept, io->prune->keep, io->prune->lasting))
-        return backward_kept(conv, io);
-    return backward_all_groups(conv, io);
+    return goes_short(conv, io) ? backward_kept(conv, io) : backward_all_groups(conv, io);
 }

@@ -111,6 +111,17 @@ typedef struct pg_live {
     bool lasting;         /* the same channels will be live with other frames */
 } pg_live;
 
+/* A gradient on its way from the reader of a value that is the last to add to it, to the operator
+ * that made the value: a few rows (positions of a channels-last array) at a time, while they are in
+ * the cache, instead of an array in memory. The session has one for each pair that can. */
+typedef struct pg_rows {
+    const struct pg_op *maker;
+    const struct pg_op_io *io; /* the maker's */
+    const float *others;       /* what other readers have contributed, an array. NULL: nothing */
+    void *memory; /* maker->rows_bytes, the maker's from rows_begin to the end of its backward */
+    bool taken;   /* in this pass: the array of the gradient is not the gradient */
+} pg_rows;
+
 /* Pointers of one operator in one session, fixed for the session's life. Arrays follow the
  * operator's src and dst. */
 typedef struct pg_op_io {
@@ -126,6 +137,7 @@ typedef struct pg_op_io {
     const struct pg_conv_prune *prune; /* convolutions only; NULL: plain gradient */
     const pg_live *d_dst_live; /* how d_dst[0] is stored; NULL: dense */
     pg_live *d_src_live;       /* how d_src[0] may be stored; NULL: dense. Dense again before each call */
+    pg_rows *d_dst_rows, *d_src_rows; /* d_dst[0] in rows, d_src[0] likewise; NULL: as arrays only */
 } pg_op_io;
 
 typedef struct pg_op_class {
@@ -149,6 +161,15 @@ typedef struct pg_op_class {
     /* Computes the non-NULL d_src from d_dst: the vector-Jacobian product. NULL: not
      * differentiable; a model whose gradient must pass it is refused at load. */
     pg_err (*backward)(const pg_op *op, const pg_op_io *io);
+    /* The maker's side of pg_rows, for operators with rows_bytes; the reader calls them within its
+     * own backward. begin: false, this time an array is wanted. take: `count` complete rows of
+     * d_dst[0] from `first` on, which may be written over; called by all threads of the team, for
+     * rows of their own. end, after all rows: false, it has to be an array after all, and what
+     * others have contributed to d_dst[0] still stands there. */
+    bool (*rows_begin)(const pg_op *op, const pg_op_io *io);
+    void (*rows_take)(const pg_op *op, const pg_op_io *io, int64_t first, int64_t count,
+                      float *rows);
+    bool (*rows_end)(const pg_op *op, const pg_op_io *io);
     /* Frees what create and prepare made in the operator's own type, not the base. NULL: nothing. */
     void (*destroy)(pg_op *op);
 } pg_op_class;
@@ -174,6 +195,8 @@ struct pg_op {
     bool adds;      /* (create) backward can add to d_src instead of overwriting it (io->add) */
     int64_t live_most;    /* (prepare) backward takes a d_dst[0] with up to so many live channels side by side
                              (pg_live); 0: dense gradients only */
+    size_t rows_bytes;    /* (prepare) what taking d_dst[0] in rows takes; 0: arrays only */
+    bool gives_rows;      /* (prepare) backward can hand over d_src[0] in rows */
     size_t saved_bytes;   /* (prepare) */
     size_t scratch_bytes; /* (prepare) the larger of what forward and backward want */
     size_t weight_bytes;  /* (prepare) packed weights, all copies */

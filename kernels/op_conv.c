@@ -124,14 +124,18 @@ static size_t take(size_t *end, size_t bytes) {
 
 static void plan_scratch(pg_conv_op *conv) {
     size_t positions = (size_t)pg_conv_positions(conv), channels = (size_t)conv->geometry.out_c;
+    pg_split_layout *split = &conv->split;
+    split->scale = take(&split->end, channels * sizeof(float));
+    split->high = take(&split->end, channels * sizeof(float));
+    split->low = take(&split->end, channels * sizeof(float));
+    split->sums = take(&split->end, 2 * positions * sizeof(double));
+    split->columns =
+        take(&split->end, positions * (size_t)conv->kept.capacity * sizeof(float));
     pg_conv_layout *s = &conv->scratch;
     s->gradient =
         take(&s->end, positions * channels * (conv->bf16 ? sizeof(pg_bf16) : sizeof(float)));
-    s->scale = take(&s->end, channels * sizeof(float));
-    s->high = take(&s->end, channels * sizeof(float));
-    s->low = take(&s->end, channels * sizeof(float));
+    s->split = take(&s->end, split->end);
     s->weights = take(&s->end, conv->bf16 ? 2 * channels * sizeof(double) : 0);
-    s->sums = take(&s->end, 2 * positions * sizeof(double));
     size_t all = conv->backward.scratch_bytes, kept = conv->kept.scratch_bytes;
     s->path = take(&s->end, all > kept ? all : kept);
 
@@ -156,6 +160,8 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
         conv->forward.weight_bytes + conv->backward.weight_bytes + conv->kept.weight_bytes;
     op->state_bytes = conv->kept.state_bytes;
     op->live_most = conv->skip ? 0 : conv->kept.capacity;
+    op->rows_bytes = conv->kept.capacity && !conv->bf16 ? conv->split.end : 0;
+    op->gives_rows = conv->kept.sinks;
     int n = snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
                      conv->backward.impl);
     if (conv->kept.capacity)
@@ -276,5 +282,8 @@ const pg_op_class pg_conv_class = {
     .unbind = unbind,
     .forward = forward,
     .backward = backward,
+    .rows_begin = pg_conv_rows_begin,
+    .rows_take = pg_conv_rows_take,
+    .rows_end = pg_conv_rows_end,
     .destroy = destroy,
 };

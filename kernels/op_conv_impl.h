@@ -9,16 +9,24 @@
 
 #include "kernels/channel_bf16.h"
 #include "kernels/channel_ops.h"
+#include "kernels/channel_split.h"
 #include "kernels/conv_kept.h"
 #include "kernels/conv_path.h"
 #include "kernels/op_conv.h"
 
+/* Where a split works, in bytes from the beginning of a memory of its own. */
+typedef struct pg_split_layout {
+    size_t scale, high, low; /* float [out_c] each: weights of the group sums; low: factors too */
+    size_t sums;             /* double [2, positions]: S_H, S_L */
+    size_t columns;          /* float [positions, kept.capacity] */
+    size_t end;
+} pg_split_layout;
+
 /* Where in scratch backward keeps what, in bytes. */
 typedef struct pg_conv_layout {
-    size_t gradient;         /* float or pg_bf16 [positions, out_c]: dL/dy */
-    size_t scale, high, low; /* float [out_c] each: weights of the group sums; low: factors too */
-    size_t weights; /* double [2, out_c]: the same where gradients are rounded to bfloat16 */
-    size_t sums;    /* double [2, positions]: S_H, S_L */
+    size_t gradient; /* float or pg_bf16 [positions, out_c]: dL/dy */
+    size_t split;
+    size_t weights; /* double [2, out_c]: scale and high where gradients are rounded to bfloat16 */
     size_t path;    /* that of the way the gradient then takes, all channels or the kept ones */
     size_t end;
 } pg_conv_layout;
@@ -38,14 +46,25 @@ typedef struct pg_conv_op {
     float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
     pg_conv_path forward, backward;
     pg_conv_kept kept;
+    pg_split_layout split;
     pg_conv_layout scratch;
     char impl[3 * PG_CONV_IMPL_MAX + 64];
 } pg_conv_op;
+
+/* A split under way. */
+typedef struct pg_conv_split {
+    float *scale, *columns; /* as in pg_split_layout */
+    double *s_high, *s_low; /* [positions] each */
+    pg_split_pick pick;
+    float high, low; /* what the groups are multiplied by */
+    bool weighed;    /* false: they stay as they are */
+} pg_conv_split;
 
 typedef struct pg_conv_state {
     pg_conv_run forward;
     pg_conv_run backward;     /* reads d_dst, or where dL/dy was made */
     pg_conv_kept_state *kept; /* NULL: all channels always */
+    pg_conv_split in_rows;    /* of a gradient that comes in rows */
     float *gap;               /* [out_c], if wanted */
 } pg_conv_state;
 
@@ -95,7 +114,11 @@ const void *pg_conv_gradient(const pg_conv_op *conv, const pg_op_io *io);
 pg_err pg_conv_backward_all(const pg_conv_op *conv, const pg_op_io *io, const void *gradient);
 
 /* conv_split.c: d_src from dL/dy split as io->prune says, or from a gradient that comes with its
- * live channels side by side. */
+ * live channels side by side, or that has come in rows; and the three for those (op.h). */
 pg_err pg_conv_backward_split(const pg_conv_op *conv, const pg_op_io *io);
+bool pg_conv_rows_begin(const pg_op *op, const pg_op_io *io);
+void pg_conv_rows_take(const pg_op *op, const pg_op_io *io, int64_t first, int64_t count,
+                       float *rows);
+bool pg_conv_rows_end(const pg_op *op, const pg_op_io *io);
 
 #endif

@@ -37,6 +37,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .width = options->input.width,
                                   .precision = options->precision,
                                   .fuse_add = options->fuse_add,
+                                  .fuse_split = options->fuse_split,
                                   .tune = (pg_tune_mode)options->tune,
                                   .cache_dir = options->cache_dir,
                                   .relevance = wants_relevance(options),

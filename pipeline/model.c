@@ -150,6 +150,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->info.precision =
         options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
+    model->fuse_split = options->fuse_split;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
     model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
@@ -238,6 +239,7 @@ static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag)
         pg_err err = op->cls->prepare != NULL ? op->cls->prepare(op, diag) : PG_OK;
         if (err != PG_OK)
             return pg_fail_in(diag, err, "%s", model->info.path);
+        op->gives_rows = op->gives_rows && model->fuse_split;
     }
     return PG_OK;
 }

@@ -49,6 +49,7 @@ typedef struct pg_model_options {
     int64_t height, width;    /* input size where the file leaves it open; 0: the file must say */
     pg_precision precision;
     bool fuse_add;            /* residual additions are done by the convolution before them */
+    bool fuse_split;          /* gradients may be handed on in rows (pg_rows) */
     bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
                                  stay nodes of their own, each with a rule */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */

@@ -14,6 +14,8 @@ typedef struct planner {
     int *root;          /* per value: the one whose memory it shares */
     int *block;         /* per root: its block */
     int *d_block;       /* per root: its gradient's block, -1: none yet */
+    int *left;          /* per root: contributions to its gradient still to come */
+    int *maker;         /* per value: its node, -1: the input */
     pg_block *blocks;
     int n_blocks, room;
 } planner;
@@ -129,9 +131,32 @@ static void share_gradients(planner *p, const pg_node *node, pg_node_plan *plan)
 #define share_gradients(p, node, plan) ((void)0)
 #endif
 
+/* A node whose contribution to the gradient of src[0] is the last may hand it over in rows, to a
+ * maker with that very value. */
+static void hand_over(planner *p, const pg_node *node, int step, pg_node_plan *plan) {
+    const pg_graph *g = p->graph;
+    int value = node->src[0], maker = p->maker[value];
+    plan->rows = PG_NOWHERE;
+    if (!node->op->gives_rows || p->left[p->root[value]] > 0 || maker < 0 ||
+        g->nodes[maker].op->alias || g->nodes[maker].op->rows_bytes == 0)
+        return;
+    int block = new_block(p, g->nodes[maker].op->rows_bytes, step, 2 * g->n_nodes - 1 - maker);
+    plan->rows = (size_t)block;
+}
+
+static void count_contributions(planner *p) {
+    const pg_graph *g = p->graph;
+    memset(p->left, 0, (size_t)g->n_values * sizeof *p->left);
+    pg_graph_makers(g, p->maker);
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int k = 0; !g->nodes[i].op->alias && k < g->nodes[i].op->n_src; k++)
+            p->left[p->root[g->nodes[i].src[k]]]++;
+}
+
 static void backward_blocks(planner *p) {
     pg_graph *g = p->graph;
     int n = g->n_nodes;
+    count_contributions(p);
     p->d_block[p->root[g->logits]] =
         new_block(p, value_bytes(g, g->logits), n, n); /* the seed */
     for (int i = n - 1; i >= 0; i--) {
@@ -148,10 +173,14 @@ static void backward_blocks(planner *p) {
             live_until(&p->blocks[p->d_block[root]], step);
             plan->d_dst[k] = (size_t)p->d_block[root];
         }
-        for (int k = 0; k < node->op->n_src; k++)
+        for (int k = 0; k < node->op->n_src; k++) {
+            p->left[p->root[node->src[k]]]--;
             contribute(p, node->src[k], step,
                        node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, node->op->adds,
                        &plan->d_src[k]);
+        }
+        if (node->op->n_src > 0)
+            hand_over(p, node, step, plan);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }
@@ -201,6 +230,8 @@ static void resolve_all(planner *p) {
             if (gradient)
                 resolve(p, &plan->d_dst[k]);
         }
+        if (gradient && op->n_src > 0)
+            resolve(p, &plan->rows);
         resolve(p, &plan->saved);
     }
     int logits = p->root[g->logits], input = p->root[g->input];
@@ -220,7 +251,7 @@ static void resolve_all(planner *p) {
 static pg_err take_arrays(planner *p, pg_diag *diag) {
     pg_graph *g = p->graph;
     pg_pool *pool = g->pool;
-    size_t room = 3; /* input, seed, scratch; per node: saved, its values and gradients */
+    size_t room = 3; /* input, seed, scratch; per node: saved, rows, its values and gradients */
     bool ok = true;
     p->plan->nodes = pg_pool_array(pool, (size_t)g->n_nodes, sizeof *p->plan->nodes);
     for (int i = 0; p->plan->nodes != NULL && ok && i < g->n_nodes; i++) {
@@ -233,16 +264,18 @@ static pg_err take_arrays(planner *p, pg_diag *diag) {
         plan->d_src = pg_pool_array(pool, n_src, sizeof *plan->d_src);
         ok = plan->src != NULL && plan->dst != NULL && plan->d_dst != NULL &&
              plan->d_dst_zero != NULL && plan->d_src != NULL;
-        room += 1 + n_src + 2 * n_dst;
+        room += 2 + n_src + 2 * n_dst;
     }
     size_t n = (size_t)g->n_values;
     p->root = pg_malloc(n * sizeof(int));
     p->block = pg_malloc(n * sizeof(int));
     p->d_block = pg_malloc(n * sizeof(int));
+    p->left = pg_malloc(n * sizeof(int));
+    p->maker = pg_malloc(n * sizeof(int));
     p->blocks = pg_malloc(room * sizeof *p->blocks);
     p->room = (int)room;
     ok = ok && p->plan->nodes != NULL && p->root != NULL && p->block != NULL &&
-         p->d_block != NULL && p->blocks != NULL;
+         p->d_block != NULL && p->left != NULL && p->maker != NULL && p->blocks != NULL;
     return ok ? PG_OK : pg_fail(diag, PG_ENOMEM, "no memory for the model's memory plan");
 }
 
@@ -276,6 +309,8 @@ pg_err pg_plan_memory(pg_graph *graph, bool backward, pg_plan *plan, pg_diag *di
     pg_free(p.root);
     pg_free(p.block);
     pg_free(p.d_block);
+    pg_free(p.left);
+    pg_free(p.maker);
     pg_free(p.blocks);
     return err;
 }

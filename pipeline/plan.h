@@ -26,6 +26,8 @@ typedef struct pg_node_plan {
     size_t *src, *dst, *d_dst;  /* byte offsets, as op->src and op->dst */
     bool *d_dst_zero;           /* nothing flows back here: cleared before each backward */
     pg_contribution *d_src;
+    size_t rows; /* where the maker of src[0] takes its gradient in rows (pg_rows); PG_NOWHERE: it
+                    does not, from this node */
     size_t saved;
 } pg_node_plan;
 

@@ -79,6 +79,25 @@ static bool join(pg_session *s, int index, const int *readers, const int *makers
     return true;
 }
 
+/* The rows a node may hand over, and who takes them. */
+static bool join_rows(pg_session *s, int index, const int *makers) {
+    const pg_node *node = &s->model->graph.nodes[index];
+    const pg_node_plan *plan = &s->model->plan.nodes[index];
+    if (node->op->alias || node->op->n_src == 0 || plan->rows == PG_NOWHERE)
+        return true;
+    int maker = makers[node->src[0]];
+    pg_rows *rows = pg_pool_array(&s->pool, 1, sizeof *rows);
+    if (rows == NULL)
+        return false;
+    *rows = (pg_rows){.maker = s->model->graph.nodes[maker].op,
+                      .io = &s->runners[maker].io,
+                      .others = at(s, plan->d_src[0].add),
+                      .memory = at(s, plan->rows)};
+    s->runners[index].io.d_src_rows = rows;
+    s->runners[maker].io.d_dst_rows = rows;
+    return true;
+}
+
 static bool point_all(pg_session *s) {
     const pg_graph *g = &s->model->graph;
     int *readers = pg_malloc((size_t)g->n_values * sizeof *readers);
@@ -91,7 +110,7 @@ static bool point_all(pg_session *s) {
     for (int i = 0; ok && i < g->n_nodes; i++)
         ok = point(s, i);
     for (int i = 0; ok && s->model->backward && i < g->n_nodes; i++)
-        ok = join(s, i, readers, makers);
+        ok = join(s, i, readers, makers) && join_rows(s, i, makers);
     pg_free(readers);
     pg_free(makers);
     return ok;
@@ -216,7 +235,8 @@ float *pg_session_watched(pg_session *session) {
 /* A scrap of gradient joins what other readers of the same value have contributed. */
 static void accumulate(const pg_session *s, int index) {
     const pg_node_plan *plan = &s->model->plan.nodes[index];
-    for (int k = 0; k < s->model->graph.nodes[index].op->n_src; k++)
+    const pg_rows *rows = s->runners[index].io.d_src_rows;
+    for (int k = rows != NULL && rows->taken; k < s->model->graph.nodes[index].op->n_src; k++)
         if (plan->d_src[k].add != PG_NOWHERE)
             pg_channel_add(plan->d_src[k].count, at(s, plan->d_src[k].to), at(s, plan->d_src[k].add));
 }
@@ -258,12 +278,26 @@ typedef struct way {
     void *user;
 } way;
 
+/* Every node knows how its gradient is to be split before the first one runs: it may be handed over
+ * to it by another. */
+static void begin_backward(pg_session *s, const pg_conv_prune *prune) {
+    for (int i = 0; i < s->model->graph.n_nodes; i++) {
+        pg_op_io *io = &s->runners[i].io;
+        io->prune = prune_of(&s->model->graph.nodes[i], prune);
+        if (io->d_src_live != NULL)
+            io->d_src_live->keep = NULL;
+        if (io->d_src_rows != NULL)
+            io->d_src_rows->taken = false;
+    }
+}
+
 /* Nodes from the last down to `last`. */
 static pg_err backward(pg_session *session, int last, const float *seed, way how, pg_diag *diag) {
     const pg_model *model = session->model;
     pg_assert(model->backward);
     memcpy(at(session, model->plan.d_logits), seed,
            (size_t)pg_shape_count(&model->info.output.shape) * sizeof *seed);
+    begin_backward(session, how.prune);
     for (int i = model->graph.n_nodes - 1; i >= last; i--) {
         const pg_node *node = &model->graph.nodes[i];
         runner *r = &session->runners[i];
@@ -273,12 +307,8 @@ static pg_err backward(pg_session *session, int last, const float *seed, way how
         clear_unread(session, i);
         if (how.guided)
             guide(session, i);
-        r->io.prune = prune_of(node, how.prune);
-        if (r->io.d_src_live)
-            r->io.d_src_live->keep = NULL;
         pg_err err = how.step != NULL ? how.step(how.user, i, node->op, &r->io)
                                       : node->op->cls->backward(node->op, &r->io);
-        r->io.prune = NULL;
         if (err != PG_OK)
             return failed(node->op, err, "backward", diag);
         accumulate(session, i);

@@ -58,6 +58,11 @@ def check_second_consumer(tmp_path, env):
     compare("leaknet", "fold", tmp_path, env, select="list", layers=1.0)
 
 
+def check_gradient_in_rows(tmp_path, env):
+    """A block's first convolution hands its gradient to the block before it a few rows at a time."""
+    compare("mobilenet_v2", "fold", tmp_path, env, select="list", layers=1.0, samples=8)
+
+
 CHECKS = {
     "population-variance": check_classes_of_two_samples,
     "pooled-student": check_class_ranking,
@@ -65,6 +70,7 @@ CHECKS = {
     "no-bn-scale": check_group_sums_before_batch_norm,
     "no-sqrt": check_beta,
     "leak": check_second_consumer,
+    "lost-rows": check_gradient_in_rows,
 }
 
 

@@ -143,6 +143,16 @@ def test_kept_channels_alone_give_the_same_map(residual, chain, depthwise, selec
             assert few.attribution.tobytes() == all_.attribution.tobytes()
 
 
+@pytest.mark.parametrize("select", ["class", "instance", "list"])
+def test_gradients_in_rows_give_the_same_bytes(residual, depthwise, select):
+    """engine.fuse_split: every sum is taken in the same order (that rows are handed over is test_defects')."""
+    for case in (residual, depthwise):
+        options = case.options(select, layers=1.0)
+        rows, arrays = (case.explain({**options, "engine.fuse_split": on}) for on in ("true", "false"))
+        assert rows.attribution.tobytes() == arrays.attribution.tobytes()
+        assert rows.layers == arrays.layers
+
+
 def scaled_head(path, out, factor):
     """A copy of the network whose logits are multiplied by `factor`, so that the gradient that
     reaches the convolutions is."""
