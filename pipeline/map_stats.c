@@ -151,7 +151,7 @@ double pg_map_percentile(const float *sorted, int64_t count, double p) {
 /* Of one part of the sorted values, the first of which has rank `rank` (1: the least). */
 typedef struct sums {
     double sum, ranked;   /* of x, of rank x */
-    double share, logged; /* of v, of v ln v, v = x / largest: the entropy does not know the scale */
+    double share, logged; /* of v = x / largest, of v ln v: the entropy knows no scale */
 } sums;
 
 PG_CLONES static void add_up(const float *sorted, int64_t count, int64_t rank, float largest,
