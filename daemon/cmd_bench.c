@@ -345,6 +345,8 @@ static pg_err plan(pg_bench *b, const pg_cli *cli, pg_diag *diag) {
     b->full_runner.explain = *explain;
     b->full_runner.explain.kept_channels = false;
     r->threads = pg_threads_set(explain->threads);
+    if ((err = pg_team_pin_set(b->config->pin, 0, 1, diag)) != PG_OK)
+        return err;
     if (processor && r->threads != 1)
         return pg_fail(diag, PG_ECONFIG, "--cpu-time is for one thread: --set model.threads=1");
     for (int i = 0; i < r->n_series; i++)

@@ -19,23 +19,29 @@ typedef struct pg_inspection {
     pg_refusals refusals; /* of a file that is not supported: then there is no model */
     pg_model *model;
     const pg_model_info *info;
+    pg_lrp_options lrp;
     bool *selected;   /* [n_convs] by this configuration */
     bool *by_default; /* [n_convs] by parchgrad.layers: default */
     int n_selected, n_by_default;
 } pg_inspection;
 
-static pg_err choose(const pg_prune_options *how, const pg_model_info *info, bool **chosen,
-                     int *count, pg_diag *diag) {
-    pg_layers layers = {0};
+static pg_err choose(const pg_prune_options *how, const pg_model_info *info, pg_layers *layers,
+                     bool **chosen, int *count, pg_diag *diag) {
     *chosen = pg_calloc((size_t)info->n_convs + 1, sizeof **chosen);
     if (*chosen == NULL)
         return pg_fail(diag, PG_ENOMEM, "out of memory");
-    pg_err err = pg_layers_choose(how, info->convs, info->n_convs, &layers, diag);
-    for (int i = 0; err == PG_OK && i < layers.count; i++)
-        (*chosen)[layers.convs[i]] = true;
-    *count = layers.count;
-    pg_layers_free(&layers);
+    pg_err err = pg_layers_choose(how, info->convs, info->n_convs, layers, diag);
+    for (int i = 0; err == PG_OK && i < layers->count; i++)
+        (*chosen)[layers->convs[i]] = true;
+    *count = layers->count;
     return err;
+}
+
+/* True where an explainer of these options could prune, given the statistics its method wants. */
+static bool may_prune(const pg_explain_options *o) {
+    const pg_saliency *method = pg_saliency_find(o->method);
+    return !pg_select_wants_gap(o->prune.select) ||
+           (o->prune.stats_path && o->prune.stats_path[0]) || (method && method->prunes);
 }
 
 static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
@@ -44,13 +50,25 @@ static pg_err look(const pg_config *config, pg_inspection *out, pg_diag *diag) {
     if (err != PG_OK)
         return err;
     out->info = pg_model_get_info(out->model);
-    pg_prune_options usual = config->explain.prune;
+    const pg_explain_options *o = &config->explain;
+    pg_prune_options usual = o->prune;
     usual.layers_default = true;
-    err = choose(&config->explain.prune, out->info, &out->selected, &out->n_selected, diag);
+    pg_layers layers = {0}, by_default = {0};
+    err = choose(&o->prune, out->info, &layers, &out->selected, &out->n_selected, diag);
     if (err == PG_OK)
-        err = choose(&usual, out->info, &out->by_default, &out->n_by_default, diag);
+        err = choose(&usual, out->info, &by_default, &out->by_default, &out->n_by_default, diag);
+    const pg_select_source source = {.options = &o->prune,
+                                     .convs = out->info->convs,
+                                     .n_convs = out->info->n_convs,
+                                     .layers = &layers};
+    if (err == PG_OK && may_prune(o))
+        pg_explainer_expect_kept(o, &source, out->model);
+    if (err == PG_OK)
+        err = pg_explainer_want_relevance(o, &out->lrp, out->model, diag);
     if (err == PG_OK)
         err = pg_model_prepare(out->model, out->selected, true, diag);
+    pg_layers_free(&layers);
+    pg_layers_free(&by_default);
     return err;
 }
 
@@ -164,8 +182,12 @@ static void print_text(const pg_inspection *it) {
            it->n_by_default);
     printf("one forward: %.3f GFLOP, in %s\n", (double)m->flops * 1e-9,
            pg_precision_name(m->precision));
-    printf("memory: weights %.1f MB shared, %.1f MB for each worker\n",
+    printf("memory: weights %.1f MB shared, %.1f MB for each worker",
            (double)m->weight_bytes * 1e-6, (double)m->session_bytes * 1e-6);
+    if (m->kept_bytes > 0)
+        printf(", of these %.1f MB for packed weights of kept channels (engine.kept_cache)",
+               (double)m->kept_bytes * 1e-6);
+    puts("");
     print_convs(it);
     print_ops(it);
 }
@@ -211,6 +233,7 @@ static void json_model(pg_json *json, const pg_inspection *it) {
     pg_json_int(json, "flops", (int64_t)m->flops);
     pg_json_int(json, "weight_bytes", (int64_t)m->weight_bytes);
     pg_json_int(json, "session_bytes", (int64_t)m->session_bytes);
+    pg_json_int(json, "kept_bytes", (int64_t)m->kept_bytes);
 }
 
 static void json_convs(pg_json *json, const pg_inspection *it) {

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/team_pin.h"
 #include "daemon/team_wait.h"
 #include "kernels/err.h"
 #include "pipeline/options.h"
@@ -98,6 +99,7 @@ typedef struct pg_config {
     int workers;
     pg_http_config http;
     pg_team_wait wait;
+    pg_team_pin pin;
     pg_verbosity log_level;
 } pg_config;
 

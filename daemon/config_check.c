@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,22 +72,13 @@ static pg_err gather_methods(pg_config_impl *impl, pg_diag *diag) {
     return PG_OK;
 }
 
-/* Processors this process may run on. */
-static int processors(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int count = CPU_COUNT(&set);
-    return count < 1 ? 1 : count;
-}
-
 pg_err pg_config_check(pg_config_impl *impl, pg_diag *diag) {
     pg_config *c = &impl->config;
     c->explain.max_pixels = c->limits.pixels;
     c->explain.max_file_bytes = c->limits.model_bytes;
     c->explain.max_session_bytes = c->limits.session_bytes;
     if (c->explain.threads == 0 && c->workers > 1) {
-        int share = processors() / c->workers;
+        int share = pg_team_processors() / c->workers;
         c->explain.threads = share < 1 ? 1 : share;
     }
     if (c->explain.prune.select == PG_SELECT_LIST && c->explain.prune.n_lists == 0)

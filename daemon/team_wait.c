@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "daemon/team_pin.h"
+
 void pg_team_wait_set(pg_team_wait wait, char **argv) {
     static const char variable[] = "GOMP_SPINCOUNT", spins[] = "2000"; /* about a tenth of a millisecond */
     if (wait != PG_TEAM_WAIT_BRIEF || getenv("OMP_WAIT_POLICY") || getenv(variable))
@@ -25,5 +27,6 @@ void pg_team_wait_set(pg_team_wait wait, char **argv) {
     if (length < 0 || setenv(variable, spins, 1) != 0)
         return;
     path[length] = '\0';
+    pg_team_unbind();
     execv(path, argv);
 }

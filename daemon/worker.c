@@ -5,6 +5,7 @@
 
 #include "daemon/clock.h"
 #include "daemon/engine.h"
+#include "daemon/log.h"
 
 static void fill_facts(pg_facts *facts, const pg_message *m, const pg_explanation *e) {
     *facts = (pg_facts){.seq = m->frame.seq,
@@ -84,6 +85,10 @@ pg_err pg_worker_run(pg_thread *thread) {
                                     &thread->diag);
     if (err != PG_OK)
         return err;
+    if (pg_team_pin_set(engine->config->pin, thread->index, engine->config->workers,
+                        &thread->diag) != PG_OK &&
+        thread->index == 0) /* the others would say the same */
+        pg_log(PG_VERBOSITY_WARNING, NULL, "%s", thread->diag.text);
     pg_thread_ready(thread);
     while (true) {
         thread->beat++;

@@ -18,24 +18,19 @@
 #include <math.h>
 
 #include "kernels/simd.h"
+#include "kernels/vector.h"
 
 enum {
-    LANES = 16,
     TAPS = 7,
     OUTPUTS = 4,
     CACHE_FLOATS = 6144,      /* half of a first-level cache */
     SMALL_FLOATS = 256 * 1024 /* half of a second-level cache, or less */
 };
 
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t mask __attribute__((vector_size(LANES * sizeof(float))));
-typedef float vec_anywhere
-    __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
-
 #define INLINE static inline __attribute__((always_inline))
 
-/* Channels [from, to), at least LANES, of outputs n < count at out + n step: taps at columns first
- * + n stride + b, b < taps, of the rows. */
+/* Channels [from, to), at least PG_LANES, of outputs n < count at out + n step: taps at columns
+ * first + n stride + b, b < taps, of the rows. */
 typedef struct line {
     int64_t channels, from, to, width, count, first, step;
     int64_t weight_step; /* between the weights of neighbouring columns */
@@ -52,14 +47,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- a line ---- */
 
-INLINE void clamp(vec *v, const vec *lo, const vec *hi) {
-    mask below = *v < *lo;
-    *v = (vec)((below & (mask)*lo) | (~below & (mask)*v));
-    mask above = *v > *hi;
-    *v = (vec)((above & (mask)*hi) | (~above & (mask)*v));
-}
-
-/* Compilers compare vectors that are wider than the registers one by one; loops they cut up. */
+/* Where a vector is wider than the registers: loops are what compilers cut up. */
 INLINE void clamp_loop(int64_t count, float lo, float hi, float *out) {
     for (int64_t i = 0; i < count; i++) {
         float v = out[i] < lo ? lo : out[i];
@@ -73,14 +61,14 @@ INLINE void fill(const line *l, int64_t n, int64_t column, int64_t skip, int tap
                  int outputs) {
     const int64_t channels = l->channels, step = l->step, weight_step = l->weight_step;
     const bool in_registers = l->clamps && l->wide;
-    vec lo = l->lo - (vec){0}, hi = l->hi - (vec){0};
+    pg_vec lo = l->lo - (pg_vec){0}, hi = l->hi - (pg_vec){0};
     const float *bias = l->bias;
     float *out = l->out + n * step;
-    for (int64_t i = l->from; i < l->to; i += LANES) {
-        int64_t c = smaller(i, l->to - LANES);
-        vec sum[OUTPUTS], start = {0};
+    for (int64_t i = l->from; i < l->to; i += PG_LANES) {
+        int64_t c = smaller(i, l->to - PG_LANES);
+        pg_vec sum[OUTPUTS], start = {0};
         if (bias)
-            start = *(const vec_anywhere *)(bias + c);
+            start = *(const pg_vec_anywhere *)(bias + c);
 #pragma GCC unroll 8
         for (int q = 0; q < outputs; q++)
             sum[q] = start;
@@ -89,17 +77,18 @@ INLINE void fill(const line *l, int64_t n, int64_t column, int64_t skip, int tap
             const float *w = l->weights[a] + skip * weight_step + c;
 #pragma GCC unroll 8
             for (int b = 0; b < taps; b++) {
-                vec weight = *(const vec_anywhere *)(w + b * weight_step);
+                pg_vec weight = *(const pg_vec_anywhere *)(w + b * weight_step);
 #pragma GCC unroll 8
                 for (int q = 0; q < outputs; q++)
-                    sum[q] += *(const vec_anywhere *)(row + (q * stride + b) * channels) * weight;
+                    sum[q] +=
+                        *(const pg_vec_anywhere *)(row + (q * stride + b) * channels) * weight;
             }
         }
 #pragma GCC unroll 8
         for (int q = 0; q < outputs; q++) {
             if (in_registers)
-                clamp(&sum[q], &lo, &hi);
-            *(vec_anywhere *)(out + q * step + c) = sum[q];
+                pg_vec_clamp(&sum[q], &lo, &hi);
+            *(pg_vec_anywhere *)(out + q * step + c) = sum[q];
         }
     }
     for (int q = 0; l->clamps && !l->wide && q < outputs; q++)
@@ -162,13 +151,13 @@ static int64_t tile_of(const pg_conv_geometry *g) {
     int64_t window = g->k_h * g->in_w, channels = g->in_c;
     if (window * channels <= CACHE_FLOATS || g->in_h * g->in_w * channels > SMALL_FLOATS)
         return channels;
-    return larger(CACHE_FLOATS / window / LANES * LANES, 2 * LANES);
+    return larger(CACHE_FLOATS / window / PG_LANES * PG_LANES, 2 * PG_LANES);
 }
 
 /* Channels [c, ...) of a tile; one that would be narrower than a vector begins earlier. */
 static void take_tile(line *l, int64_t c, int64_t tile) {
     l->to = smaller(c + tile, l->channels);
-    l->from = smaller(c, l->to - LANES);
+    l->from = smaller(c, l->to - PG_LANES);
 }
 
 /* ---- the two directions ---- */
@@ -176,13 +165,13 @@ static void take_tile(line *l, int64_t c, int64_t tile) {
 static bool fits(const pg_conv_geometry *g) {
     const pg_dnnl_conv *c = &g->dnnl;
     bool three_or_five = g->k_w == 3 || g->k_w == 5;
-    return g->groups == g->in_c && g->out_c == g->in_c && g->in_c >= LANES && g->k_h <= TAPS &&
+    return g->groups == g->in_c && g->out_c == g->in_c && g->in_c >= PG_LANES && g->k_h <= TAPS &&
            (three_or_five || g->k_w == 7) && c->dilates[0] == 0 && c->dilates[1] == 0 &&
            (c->strides[1] == 1 || (c->strides[1] == 2 && three_or_five));
 }
 
-/* Backward with a stride the library is as fast or faster: writing every other column of d_src twice
- * costs what is gained. */
+/* Backward with a stride the library is as fast or faster: writing every other column of d_src
+ * twice costs what is gained. */
 static bool takes(const pg_conv_path_spec *spec) {
     const int64_t *strides = spec->geometry->dnnl.strides;
     return fits(spec->geometry) && (!spec->backward || (strides[0] == 1 && strides[1] == 1));

@@ -20,19 +20,15 @@
 #include <string.h>
 
 #include "kernels/simd.h"
+#include "kernels/vector.h"
 
 enum {
-    LANES = 16,
     VECTORS = 7,        /* in registers at a time: with 32 of 512 bits */
     VECTORS_NARROW = 2, /* with 16 of 256 bits */
     CHANNELS = 3,
     TAPS = 32, /* along an axis, at most */
     RING_FLOATS = 1 << 20
 };
-
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef float vec_anywhere
-    __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 typedef struct axis {
     int64_t in, out, k, stride, dilation, pad;
@@ -59,10 +55,10 @@ static kernel describe(const pg_conv_geometry *g) {
     k.y = (axis){g->in_h, g->out_h, g->k_h, c->strides[0], c->dilates[0] + 1, c->pad_begin[0]};
     k.x = (axis){g->in_w, g->out_w, g->k_w, c->strides[1], c->dilates[1] + 1, c->pad_begin[1]};
     int64_t last_shift = (k.x.stride - 1 + k.x.pad) / k.x.stride;
-    int64_t read = round_up(ceil_div(k.x.in, k.x.stride), LANES) + last_shift;
-    k.lead = round_up(ceil_div(reach_of(&k.x), k.x.stride), LANES);
+    int64_t read = round_up(ceil_div(k.x.in, k.x.stride), PG_LANES) + last_shift;
+    k.lead = round_up(ceil_div(reach_of(&k.x), k.x.stride), PG_LANES);
     /* An odd number of cache lines, or planes would meet in few of the cache's sets. */
-    k.pitch = (k.lead + round_up(larger(read, k.x.out), LANES)) | LANES;
+    k.pitch = (k.lead + round_up(larger(read, k.x.out), PG_LANES)) | PG_LANES;
     k.slots = smaller(reach_of(&k.y) / k.y.stride + 1, k.y.out);
     return k;
 }
@@ -105,53 +101,45 @@ static void pack(const pg_conv_geometry *g, bool backward, const float *plain, f
 /* Rows that lie n apart swap the parts off the diagonal of their square of 2n: done with n = 8, 4,
  * 2 and 1, that transposes sixteen rows. */
 #define SWAP(n, first, second)                                                                     \
-    for (int i = 0; i < LANES; i++)                                                                \
+    for (int i = 0; i < PG_LANES; i++)                                                             \
         if (!(i & (n))) {                                                                          \
-            vec a = v[i], b = v[i + (n)];                                                          \
+            pg_vec a = v[i], b = v[i + (n)];                                                       \
             v[i] = __builtin_shufflevector(a, b, first);                                           \
             v[i + (n)] = __builtin_shufflevector(a, b, second);                                    \
         }
-#define FIRST_8  0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
-#define SECOND_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
-#define FIRST_4  0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
-#define SECOND_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
-#define FIRST_2  0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
-#define SECOND_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
-#define FIRST_1  0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
-#define SECOND_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
 
 /* rows <= 16 places of channels <= 16 channels at `from`, to columns of as many planes. */
 static inline __attribute__((always_inline)) void
 transpose(const kernel *k, int64_t rows, int64_t channels, const float *from, float *to) {
-    vec v[LANES];
-    for (int64_t i = 0; i < LANES; i++) {
+    pg_vec v[PG_LANES];
+    for (int64_t i = 0; i < PG_LANES; i++) {
         const float *place = from + i * k->out_c;
-        v[i] = (vec){0};
-        if (i < rows && channels == LANES)
-            v[i] = *(const vec_anywhere *)place;
-        for (int64_t c = 0; i < rows && channels < LANES && c < channels; c++)
+        v[i] = (pg_vec){0};
+        if (i < rows && channels == PG_LANES)
+            v[i] = *(const pg_vec_anywhere *)place;
+        for (int64_t c = 0; i < rows && channels < PG_LANES && c < channels; c++)
             v[i][c] = place[c];
     }
-    SWAP(8, FIRST_8, SECOND_8)
-    SWAP(4, FIRST_4, SECOND_4)
-    SWAP(2, FIRST_2, SECOND_2)
-    SWAP(1, FIRST_1, SECOND_1)
+    SWAP(8, PG_FIRST_8, PG_SECOND_8)
+    SWAP(4, PG_FIRST_4, PG_SECOND_4)
+    SWAP(2, PG_FIRST_2, PG_SECOND_2)
+    SWAP(1, PG_FIRST_1, PG_SECOND_1)
     for (int64_t c = 0; c < channels; c++)
-        *(vec_anywhere *)(to + c * k->pitch) = v[c];
+        *(pg_vec_anywhere *)(to + c * k->pitch) = v[c];
 }
 
 /* Row r of d_dst to the planes [out_c, pitch]. */
 static inline __attribute__((always_inline)) void fill_planes(const kernel *k, int64_t r,
                                                               float *planes) {
     const float *row = k->d_dst + r * k->x.out * k->out_c;
-    int64_t end = k->lead + round_up(k->x.out, LANES);
+    int64_t end = k->lead + round_up(k->x.out, PG_LANES);
     for (int64_t o = 0; o < k->out_c; o++) {
         memset(planes + o * k->pitch, 0, (size_t)k->lead * sizeof(float));
         memset(planes + o * k->pitch + end, 0, (size_t)(k->pitch - end) * sizeof(float));
     }
-    for (int64_t q = 0; q < k->x.out; q += LANES)
-        for (int64_t o = 0; o < k->out_c; o += LANES)
-            transpose(k, smaller(LANES, k->x.out - q), smaller(LANES, k->out_c - o),
+    for (int64_t q = 0; q < k->x.out; q += PG_LANES)
+        for (int64_t o = 0; o < k->out_c; o += PG_LANES)
+            transpose(k, smaller(PG_LANES, k->x.out - q), smaller(PG_LANES, k->out_c - o),
                       row + q * k->out_c + o, planes + o * k->pitch + k->lead + q);
 }
 
@@ -168,22 +156,22 @@ typedef struct taps {
  * inlined. */
 static inline __attribute__((always_inline)) void
 add_taps(const kernel *k, const taps *t, int in_c, int n, int64_t m, int64_t count, float *d_src) {
-    vec sum[CHANNELS][VECTORS];
+    pg_vec sum[CHANNELS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < in_c; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < n; v++)
-            sum[i][v] = (vec){0};
+            sum[i][v] = (pg_vec){0};
     for (int a = 0; a < t->rows; a++)
         for (int64_t o = 0; o < k->out_c; o++) {
             const float *plane = t->planes[a] + o * k->pitch + k->lead + m;
             const float *weights = t->weights[a] + o * k->x.k * in_c;
             for (int b = 0; b < t->columns; b++) {
                 const float *g = plane + t->shift[b], *w = weights + t->offset[b];
-                vec d[VECTORS];
+                pg_vec d[VECTORS];
 #pragma GCC unroll 8
                 for (int v = 0; v < n; v++)
-                    d[v] = *(const vec_anywhere *)(g + v * LANES);
+                    d[v] = *(const pg_vec_anywhere *)(g + v * PG_LANES);
 #pragma GCC unroll 8
                 for (int i = 0; i < in_c; i++)
 #pragma GCC unroll 8
@@ -191,13 +179,13 @@ add_taps(const kernel *k, const taps *t, int in_c, int n, int64_t m, int64_t cou
                         sum[i][v] += d[v] * w[i];
             }
         }
-    float out[CHANNELS][VECTORS * LANES]; /* sums that are indexed would not be in registers */
+    float out[CHANNELS][VECTORS * PG_LANES]; /* sums that are indexed would not be in registers */
 #pragma GCC unroll 8
     for (int i = 0; i < in_c; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < n; v++)
-            *(vec_anywhere *)&out[i][v * LANES] = sum[i][v];
-    count = smaller(count, n * LANES);
+            *(pg_vec_anywhere *)&out[i][v * PG_LANES] = sum[i][v];
+    count = smaller(count, n * PG_LANES);
     for (int64_t j = 0; j < count; j++)
         for (int i = 0; i < in_c; i++)
             d_src[j * k->x.stride * in_c + i] = out[i][j];
@@ -237,11 +225,11 @@ static inline __attribute__((always_inline)) void fill_row(const kernel *k, int 
             t->shift[t->columns++] = distance / k->x.stride;
         }
         float *d_src = k->d_src + (y * k->x.in + phase) * k->in_c;
-        int64_t count = ceil_div(k->x.in - phase, k->x.stride), all = ceil_div(count, LANES);
+        int64_t count = ceil_div(k->x.in - phase, k->x.stride), all = ceil_div(count, PG_LANES);
         int64_t n = ceil_div(all, ceil_div(all, vectors));
         for (int64_t v = 0; v < all; v += n)
-            add_block(k, t, (int)smaller(n, all - v), v * LANES, count - v * LANES,
-                      d_src + v * LANES * k->x.stride * k->in_c);
+            add_block(k, t, (int)smaller(n, all - v), v * PG_LANES, count - v * PG_LANES,
+                      d_src + v * PG_LANES * k->x.stride * k->in_c);
     }
 }
 

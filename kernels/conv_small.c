@@ -18,8 +18,8 @@
  *
  * A 1x1 convolution of few channels on a larger map is the other way round: all weights of a tile
  * are one block, and the map is what does not fit the caches. There a thread takes some positions,
- * all tiles for these, and the next: rows are complete while they are in the cache, and can be handed
- * to whoever wants them (pg_conv_sink).
+ * all tiles for these, and the next: rows are complete while they are in the cache, and can be
+ * handed to whoever wants them (pg_conv_sink).
  *
  * A sum runs over taps and then channels, in order, however it is
  * cut into blocks and groups. */
@@ -31,9 +31,9 @@
 
 #include "kernels/mem.h"
 #include "kernels/simd.h"
+#include "kernels/vector.h"
 
 enum {
-    LANES = 16,
     VECTORS = 4,             /* of a tile */
     POSITIONS = 8,           /* in a group; 6 of 4 vectors */
     BLOCK_FLOATS = 8192,     /* most of a first-level cache */
@@ -45,11 +45,6 @@ enum {
     CHUNK_FLOATS = 8192,     /* as many */
     PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
 };
-
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t mask __attribute__((vector_size(LANES * sizeof(float))));
-typedef float vec_anywhere
-    __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 #if defined(__x86_64__)
 #define WIDE __attribute__((target("avx512f")))
@@ -80,38 +75,36 @@ typedef struct group {
     float lo, hi;
 } group;
 
-INLINE void end(const group *g, int64_t at, vec *sum, const vec *lo, const vec *hi) {
+INLINE void end(const group *g, int64_t at, pg_vec *sum, const pg_vec *lo, const pg_vec *hi) {
     if (g->skip)
-        *sum += *(const vec_anywhere *)(g->skip + at);
-    mask below = *sum < *lo;
-    *sum = (vec)((below & (mask)*lo) | (~below & (mask)*sum));
-    mask above = *sum > *hi;
-    *sum = (vec)((above & (mask)*hi) | (~above & (mask)*sum));
-    *(vec_anywhere *)(g->out + at) = *sum;
+        *sum += *(const pg_vec_anywhere *)(g->skip + at);
+    pg_vec_clamp(sum, lo, hi);
+    *(pg_vec_anywhere *)(g->out + at) = *sum;
 }
 
 /* Positions and vectors are known where this is inlined. */
 INLINE void add_group(const group *g, int positions, int vectors) {
-    vec sum[POSITIONS][VECTORS];
-    const vec lo = g->lo - (vec){0}, hi = g->hi - (vec){0};
-    const int64_t row = vectors * LANES;
+    pg_vec sum[POSITIONS][VECTORS];
+    const pg_vec lo = g->lo - (pg_vec){0}, hi = g->hi - (pg_vec){0};
+    const int64_t row = vectors * PG_LANES;
 #pragma GCC unroll 8
     for (int p = 0; p < positions; p++) {
         const float *from = g->start ? g->start : g->sums + g->position[p] * row;
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
-            sum[p][v] = *(const vec *)(from + v * LANES);
+            sum[p][v] = *(const pg_vec *)(from + v * PG_LANES);
     }
     const float *w = g->weights, *fetch = g->fetch, *fetch_end = fetch + g->fetch_channels * row;
     int64_t turns = ceil_div(g->channels, FETCH), each = ceil_div(g->fetch_channels, turns) * row;
     for (int64_t k = 0; k < g->channels;) {
-        for (const float *until = fetch + each; fetch < until && fetch < fetch_end; fetch += LANES)
+        for (const float *until = fetch + each; fetch < until && fetch < fetch_end;
+             fetch += PG_LANES)
             __builtin_prefetch(fetch, 0, 2);
         for (int64_t last = smaller(k + FETCH, g->channels); k < last; k++, w += row) {
-            vec weight[VECTORS];
+            pg_vec weight[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++)
-                weight[v] = *(const vec *)(w + v * LANES);
+                weight[v] = *(const pg_vec *)(w + v * PG_LANES);
 #pragma GCC unroll 8
             for (int p = 0; p < positions; p++) {
                 float x = g->in[p][k];
@@ -126,9 +119,9 @@ INLINE void add_group(const group *g, int positions, int vectors) {
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             if (g->ends)
-                end(g, g->position[p] * g->pitch + v * LANES, &sum[p][v], &lo, &hi);
+                end(g, g->position[p] * g->pitch + v * PG_LANES, &sum[p][v], &lo, &hi);
             else
-                *(vec *)(g->sums + g->position[p] * row + v * LANES) = sum[p][v];
+                *(pg_vec *)(g->sums + g->position[p] * row + v * PG_LANES) = sum[p][v];
 }
 
 /* DO(positions, vectors) for all there are: 24 sums, the weights and an input fit the registers. */
@@ -176,7 +169,7 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     k.in_c = backward ? g->out_c : g->in_c;
     k.out_c = backward ? g->in_c : g->out_c;
     k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
-    k.vectors = ceil_div(k.out_c, LANES);
+    k.vectors = ceil_div(k.out_c, PG_LANES);
     k.tiles = ceil_div(k.vectors, VECTORS);
     k.tiles = smaller(k.tiles + k.tiles % 2, k.vectors); /* even: for two threads */
     k.whole = whole_tap(&k);
@@ -206,7 +199,7 @@ static int64_t tap_of(const kernel *k, const place *at) {
 static place place_at(const kernel *k, int64_t tile, int64_t nth, int64_t channel) {
     if (tile >= k->tiles)
         return (place){.tile = tile};
-    int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * LANES);
+    int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * PG_LANES);
     int64_t even = ceil_div(k->in_c, ceil_div(k->in_c, most));
     return (place){tile, nth, channel, smaller(even, k->in_c - channel)};
 }
@@ -223,7 +216,7 @@ static const float *weights_of(const kernel *k, const place *at) {
     int64_t tiles = tile_begin(k, at->tile) * k->taps;
     int64_t vectors = tile_vectors(k, at->tile);
     return k->weights +
-           ((tiles + tap_of(k, at) * vectors) * k->in_c + at->channel * vectors) * LANES;
+           ((tiles + tap_of(k, at) * vectors) * k->in_c + at->channel * vectors) * PG_LANES;
 }
 
 /* One block for all positions it meets; the next one is fetched meanwhile. */
@@ -244,7 +237,7 @@ static void add_block(const kernel *k, const place *at, const place *next, group
         int64_t from = fetch * i / groups, first = count * i / groups;
         int64_t positions = count * (i + 1) / groups - first;
         one->fetch_channels = fetch * (i + 1) / groups - from;
-        one->fetch = one->fetch_channels ? to_fetch + from * vectors * LANES : NULL;
+        one->fetch = one->fetch_channels ? to_fetch + from * vectors * PG_LANES : NULL;
         for (int64_t p = 0; p < positions; p++) {
             int64_t src =
                 (r * g->dnnl.strides[0] + y.shift) * g->in_w + q * g->dnnl.strides[1] + x.shift;
@@ -278,8 +271,8 @@ PG_CLONES static void end_sums(const kernel *k, int64_t width, int64_t c, int64_
 }
 
 /* What the sums of a tile begin with, and where they go. */
-static group group_of(const kernel *k, int64_t tile, float start[VECTORS * LANES], float *sums) {
-    int64_t c = tile_begin(k, tile) * LANES, width = tile_vectors(k, tile) * LANES;
+static group group_of(const kernel *k, int64_t tile, float start[VECTORS * PG_LANES], float *sums) {
+    int64_t c = tile_begin(k, tile) * PG_LANES, width = tile_vectors(k, tile) * PG_LANES;
     int64_t count = smaller(width, k->out_c - c);
     memset(start, 0, (size_t)width * sizeof *start);
     if (k->bias)
@@ -294,9 +287,9 @@ static group group_of(const kernel *k, int64_t tile, float start[VECTORS * LANES
 }
 
 static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums) {
-    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN)));
+    float start[VECTORS * PG_LANES] __attribute__((aligned(PG_MEM_ALIGN)));
     group one = group_of(k, tile, start, sums);
-    int64_t width = tile_vectors(k, tile) * LANES, c = tile_begin(k, tile) * LANES;
+    int64_t width = tile_vectors(k, tile) * PG_LANES, c = tile_begin(k, tile) * PG_LANES;
     int64_t count = smaller(width, k->out_c - c);
     bool begins = k->whole >= 0, ends = begins && k->taps == 1 && count == width;
     if (!begins)
@@ -317,7 +310,7 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
 static bool is_thin(const kernel *k) {
     const pg_conv_geometry *g = k->g;
     return k->taps == 1 && k->whole == 0 && g->in_h == g->out_h && g->in_w == g->out_w &&
-           k->in_c * VECTORS * LANES <= BLOCK_FLOATS;
+           k->in_c * VECTORS * PG_LANES <= BLOCK_FLOATS;
 }
 
 /* Positions of a chunk, at most. */
@@ -339,15 +332,15 @@ static bool in_tiles(const kernel *k) {
 
 /* All positions of *k, which are a chunk. */
 static void run_chunk(const kernel *k, float *sums) {
-    float start[VECTORS * LANES] __attribute__((aligned(PG_MEM_ALIGN)));
+    float start[VECTORS * PG_LANES] __attribute__((aligned(PG_MEM_ALIGN)));
     for (int64_t tile = 0; tile < k->tiles; tile++) {
         group one = group_of(k, tile, start, sums);
-        int64_t vectors = tile_vectors(k, tile), c = tile_begin(k, tile) * LANES;
-        int64_t count = smaller(vectors * LANES, k->out_c - c);
+        int64_t vectors = tile_vectors(k, tile), c = tile_begin(k, tile) * PG_LANES;
+        int64_t count = smaller(vectors * PG_LANES, k->out_c - c);
         int64_t groups = ceil_div(k->positions, most_positions(vectors));
         one.weights = k->weights + c * k->in_c;
         one.channels = k->in_c;
-        one.ends = count == vectors * LANES;
+        one.ends = count == vectors * PG_LANES;
         for (int64_t i = 0; i < groups; i++) {
             int64_t first = k->positions * i / groups;
             int64_t positions = k->positions * (i + 1) / groups - first;
@@ -358,14 +351,14 @@ static void run_chunk(const kernel *k, float *sums) {
             adders[vectors - 1][positions - 1](&one);
         }
         if (!one.ends)
-            end_sums(k, vectors * LANES, c, count, sums);
+            end_sums(k, vectors * PG_LANES, c, count, sums);
     }
 }
 
 /* Into the sink, or into out. */
 static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, int64_t to,
                        float *sums) {
-    float *rows = sums + chunk_of(k) * VECTORS * LANES;
+    float *rows = sums + chunk_of(k) * VECTORS * PG_LANES;
     for (int64_t i = from; i < to; i++) {
         int64_t first = k->positions * i / chunks_of(k);
         kernel part = *k;
@@ -383,8 +376,8 @@ static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, 
 
 /* A thread's: the sums of a tile; with chunks, one's rows behind them. */
 static int64_t scratch_floats(const kernel *k) {
-    int64_t tile = VECTORS * LANES, all = k->positions * tile;
-    int64_t chunk = chunk_of(k) * (tile + ceil_div(k->out_c, LANES) * LANES);
+    int64_t tile = VECTORS * PG_LANES, all = k->positions * tile;
+    int64_t chunk = chunk_of(k) * (tile + ceil_div(k->out_c, PG_LANES) * PG_LANES);
     return !is_thin(k) || (in_tiles(k) && all > chunk) ? all : chunk;
 }
 
@@ -395,14 +388,15 @@ static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
-    return (size_t)(k.vectors * LANES * k.in_c * k.taps) * sizeof(float);
+    return (size_t)(k.vectors * PG_LANES * k.in_c * k.taps) * sizeof(float);
 }
 
 /* From [out_c, in_c, k_h, k_w] of the convolution; channels that fill the last vector up are 0. */
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
     kernel k = describe(g, backward);
     for (int64_t tile = 0; tile < k.tiles; tile++) {
-        int64_t first = tile_begin(&k, tile) * LANES, last = first + tile_vectors(&k, tile) * LANES;
+        int64_t first = tile_begin(&k, tile) * PG_LANES,
+                last = first + tile_vectors(&k, tile) * PG_LANES;
         for (int64_t t = 0; t < k.taps; t++)
             for (int64_t i = 0; i < k.in_c; i++)
                 for (int64_t o = first; o < last; o++) {
@@ -418,8 +412,8 @@ static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
     const kernel k = describe(g, true);
 #pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
     for (int64_t i = 0; i < k.tiles * k.taps; i++) {
-        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * LANES;
-        int64_t before = tile_begin(&k, tile) * k.taps * LANES + t * row;
+        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
+        int64_t before = tile_begin(&k, tile) * k.taps * PG_LANES + t * row;
         const float *from = all + before * channels;
         float *to = packed + before * k.in_c;
         for (int64_t o = 0; o < count; o++)
@@ -441,8 +435,8 @@ static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, co
     const kernel k = describe(g, true);
 #pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
     for (int64_t i = 0; i < k.tiles * k.taps; i++) {
-        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * LANES;
-        int64_t first = tile_begin(&k, tile) * LANES;
+        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
+        int64_t first = tile_begin(&k, tile) * PG_LANES;
         float *to = packed + (first * k.taps + t * row) * k.in_c;
         for (int64_t o = 0; o < count; o++)
             for (int64_t c = 0; c < row; c += PG_CONV_LINE)
@@ -456,9 +450,9 @@ static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int6
     const kernel k = describe(g, true);
     if (k.vectors % k.tiles != 0) /* tiles of two widths: no such sum */
         return -1;
-    int64_t vectors = k.vectors / k.tiles, tile = in / LANES / vectors;
+    int64_t vectors = k.vectors / k.tiles, tile = in / PG_LANES / vectors;
     int64_t rows = (tile * k.taps + tap) * k.in_c + out;
-    return rows * vectors * LANES + in - tile * vectors * LANES;
+    return rows * vectors * PG_LANES + in - tile * vectors * PG_LANES;
 }
 
 static void run(const pg_conv_path *path, const pg_conv_call *call) {

@@ -142,21 +142,11 @@ static pg_err create_pool(const pg_op_class *cls, const pg_op_def *def, pool_kin
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* The kernel steps [first, last) of output position `out` that lie inside the input. Most windows
- * lie there wholly and cost no division. */
-static void inside(const pg_window *w, int64_t out, int64_t *first, int64_t *last) {
-    int64_t start = pg_window_at(w, out, 0), room = w->in - start;
-    *first = start < 0 ? ceil_div(-start, w->dilation) : 0;
-    *last = room >= pg_window_reach(w) ? w->kernel : room > 0 ? ceil_div(room, w->dilation) : 0;
-    if (*last < *first)
-        *last = *first;
-}
-
 /* How many steps of one axis an average divides by. */
 static int64_t counted(const pool_op *p, int axis, int64_t out) {
     const pg_window *w = &p->axis[axis];
     int64_t first, last;
-    inside(w, out, &first, &last);
+    pg_window_inside(w, out, &first, &last);
     if (!p->include_pad)
         return last - first;
     int64_t steps = ceil_div(w->in + w->end - pg_window_at(w, out, 0), w->dilation);
@@ -267,7 +257,7 @@ typedef struct job {
 
 static void place(const pool_op *p, int axis, int64_t out, job *j) {
     j->out[axis] = out;
-    inside(&p->axis[axis], out, &j->first[axis], &j->last[axis]);
+    pg_window_inside(&p->axis[axis], out, &j->first[axis], &j->last[axis]);
 }
 
 static int64_t flat_step(const pool_op *p, int64_t kd, int64_t kh, int64_t kw) {
@@ -370,7 +360,7 @@ static void spread_row(const pool_op *p, const pg_op_io *io, int64_t od, int64_t
         int64_t first, last, at = ((od * p->axis[H].out + oh) * w->out + ow) * C;
         const float *d_dst = io->d_dst[0] + at;
         float scale = p->kind == AVERAGE ? (float)share(outer * counted(p, W, ow)) : 0.0f;
-        inside(w, ow, &first, &last);
+        pg_window_inside(w, ow, &first, &last);
         for (int64_t kw = first; kw < last; kw++) {
             int64_t step = first_step + kw, here = pg_window_at(w, ow, kw) * C;
             if (p->kind == AVERAGE)

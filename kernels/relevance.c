@@ -9,6 +9,7 @@
 #include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
+#include "kernels/window.h"
 
 void pg_linear_free(pg_linear *linear) {
     pg_free(linear->weights);
@@ -413,16 +414,13 @@ static void collect(const pg_relevance *r, const pg_relevance_io *io, bool add) 
                           d + (halves * i + h) * group, io->r_in + i * group);
 }
 
-/* The kernel steps [*first, *last) of output position `out` that lie inside the input. */
-static void inside(const pg_conv_geometry *g, int axis, int64_t out, int64_t *first,
-                   int64_t *last) {
-    int64_t in = axis == 0 ? g->in_h : g->in_w, k = axis == 0 ? g->k_h : g->k_w;
-    int64_t step = g->dnnl.dilates[axis] + 1;
-    int64_t start = out * g->dnnl.strides[axis] - g->dnnl.pad_begin[axis];
-    *first = start < 0 ? (-start + step - 1) / step : 0;
-    *last = start >= in ? 0 : smaller(k, (in - start + step - 1) / step);
-    if (*last < *first)
-        *last = *first;
+static pg_window window_of(const pg_conv_geometry *g, int axis) {
+    return (pg_window){.in = axis == 0 ? g->in_h : g->in_w,
+                       .out = axis == 0 ? g->out_h : g->out_w,
+                       .kernel = axis == 0 ? g->k_h : g->k_w,
+                       .stride = g->dnnl.strides[axis],
+                       .dilation = g->dnnl.dilates[axis] + 1,
+                       .begin = g->dnnl.pad_begin[axis]};
 }
 
 /* Eight partial sums: what lets a compiler vectorise a sum whose order it may not change. */
@@ -442,18 +440,18 @@ PG_CLONES static double total_of(int64_t n, const float *r) {
  * lines: a window's relevance goes in equal shares to all places it sees. */
 static void spread(const pg_relevance *r, const float *r_out, int64_t rows, float *line) {
     const pg_conv_geometry *g = &r->geometry;
+    const pg_window w = window_of(g, 1);
     int64_t channels = g->out_c / g->groups;
     memset(line, 0, (size_t)(g->in_w * g->groups) * sizeof *line);
     for (int64_t ox = 0; ox < g->out_w; ox++) {
         int64_t first, last;
-        inside(g, 1, ox, &first, &last);
-        int64_t left = ox * g->dnnl.strides[1] - g->dnnl.pad_begin[1];
+        pg_window_inside(&w, ox, &first, &last);
         double seen = (double)(rows * (last - first) * (g->in_c / g->groups));
         for (int64_t k = 0; k < g->groups; k++) {
             double total = total_of(channels, r_out + ox * g->out_c + k * channels);
             float each = (float)(total / (seen + (double)r->stabiliser));
             for (int64_t kx = first; kx < last; kx++)
-                line[(left + kx * (g->dnnl.dilates[1] + 1)) * g->groups + k] += each;
+                line[pg_window_at(&w, ox, kx) * g->groups + k] += each;
         }
     }
 }
@@ -461,16 +459,16 @@ static void spread(const pg_relevance *r, const float *r_out, int64_t rows, floa
 /* All channels of a group get the same. */
 static void flat(const pg_relevance *r, const pg_relevance_io *io) {
     const pg_conv_geometry *g = &r->geometry;
+    const pg_window w = window_of(g, 0);
     int64_t width = g->in_w * g->groups, rows = g->in_h * width, channels = g->in_c / g->groups;
     float *sums = at(io, r->share), *line = sums + rows; /* [in_h, in_w, groups], [in_w, groups] */
     memset(sums, 0, (size_t)rows * sizeof *sums);
     for (int64_t oy = 0; oy < g->out_h; oy++) {
         int64_t first, last;
-        inside(g, 0, oy, &first, &last);
+        pg_window_inside(&w, oy, &first, &last);
         spread(r, io->r + oy * g->out_w * g->out_c, last - first, line);
-        int64_t top = oy * g->dnnl.strides[0] - g->dnnl.pad_begin[0];
         for (int64_t ky = first; ky < last; ky++)
-            add_range(width, line, sums + (top + ky * (g->dnnl.dilates[0] + 1)) * width);
+            add_range(width, line, sums + pg_window_at(&w, oy, ky) * width);
     }
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < channels; c++)

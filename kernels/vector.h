@@ -1,4 +1,4 @@
-/* Vectors of sixteen floats, for convolution kernels that hold their sums in registers by name:
+/* Vectors of sixteen floats, for kernels that hold their sums in registers by name:
  * a register of 512 bits, or two or four narrower ones. */
 #ifndef PG_KERNELS_VECTOR_H
 #define PG_KERNELS_VECTOR_H

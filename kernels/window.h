@@ -37,6 +37,17 @@ static inline int64_t pg_window_at(const pg_window *w, int64_t out, int64_t step
     return out * w->stride - w->begin + step * w->dilation;
 }
 
+/* The kernel steps [first, last) of output position `out` that lie inside the input. Most windows
+ * lie there wholly and cost no division. */
+static inline void pg_window_inside(const pg_window *w, int64_t out, int64_t *first,
+                                    int64_t *last) {
+    int64_t start = pg_window_at(w, out, 0), room = w->in - start, d = w->dilation;
+    *first = start < 0 ? (-start + d - 1) / d : 0;
+    *last = room >= pg_window_reach(w) ? w->kernel : room > 0 ? (room + d - 1) / d : 0;
+    if (*last < *first)
+        *last = *first;
+}
+
 /* Reads the node's attributes into axes[0..n), n <= PG_WINDOW_AXES, and the padding mode into
  * *mode. `kernel` of every axis says what the weights say, 0 where only kernel_shape can tell.
  * Refuses what is missing, contradictory, negative or beyond PG_WINDOW_LIMIT. Leaves `in` and `out`

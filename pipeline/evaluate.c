@@ -240,8 +240,9 @@ static void describe(const pg_explanation *r, pg_evaluation *out) {
 
 /* The same of the control's map, which took no time to speak of. */
 static void describe_random(pg_evaluator *e, pg_evaluation *out) {
-    out->values[PG_METRIC_ENTROPY] = pg_map_entropy(e->map, e->area);
-    out->values[PG_METRIC_GINI] = pg_map_gini(pg_map_sort(&e->blur, e->map), e->area);
+    pg_map_spread spread = pg_map_measure(pg_map_sort(&e->blur, e->map), e->area);
+    out->values[PG_METRIC_ENTROPY] = spread.entropy;
+    out->values[PG_METRIC_GINI] = spread.gini;
     out->values[PG_METRIC_MILLISECONDS] = (double)NAN;
 }
 

@@ -119,11 +119,12 @@ static pg_err load_stats(pg_explainer *e, pg_diag *diag) {
 }
 
 /* With infinite gamma most channels' gradient is zero, and the convolutions need not see it. */
-static void expect(pg_explainer *e, const pg_selector *selector) {
-    if (!e->options->kept_channels || isfinite(e->options->prune.gamma))
+void pg_explainer_expect_kept(const pg_explain_options *options, const pg_select_source *source,
+                              pg_model *model) {
+    if (!options->kept_channels || isfinite(options->prune.gamma))
         return;
-    for (int i = 0; i < e->layers.count; i++)
-        pg_model_expect_kept(e->model, e->layers.convs[i], pg_selector_expects(selector, i));
+    for (int i = 0; i < source->layers->count; i++)
+        pg_model_expect_kept(model, source->layers->convs[i], pg_select_expects(source, i));
 }
 
 /* A trial selector answers whether pruning is possible at all; where the method in force does not
@@ -150,7 +151,7 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
     else
         err = pg_selector_create(&e->source, &trial, &why);
     if (!err)
-        expect(e, trial);
+        pg_explainer_expect_kept(e->options, &e->source, e->model);
     pg_selector_destroy(&trial);
     e->can_prune = err == PG_OK;
     snprintf(e->cannot_prune, sizeof e->cannot_prune, "%.*s", (int)sizeof e->cannot_prune - 1,
@@ -161,9 +162,9 @@ static pg_err try_pruning(pg_explainer *e, pg_diag *diag) {
 }
 
 /* What black and white become before the network: method.md 10, the box of ZBox. */
-static pg_lrp_options with_box(const pg_explainer *e) {
-    pg_lrp_options lrp = e->options->lrp;
-    pg_input_options input = pg_explainer_input(e->options, e->info);
+static pg_lrp_options with_box(const pg_explain_options *options, const pg_model_info *info) {
+    pg_lrp_options lrp = options->lrp;
+    pg_input_options input = pg_explainer_input(options, info);
     for (int c = 0; c < 3; c++) {
         lrp.low[c] = (0.0f - input.mean[c]) / input.std[c];
         lrp.high[c] = (255.0f * input.scale - input.mean[c]) / input.std[c];
@@ -171,10 +172,10 @@ static pg_lrp_options with_box(const pg_explainer *e) {
     return lrp;
 }
 
-static pg_err want_relevance(pg_explainer *e, pg_diag *diag) {
-    e->lrp = with_box(e);
-    return wants_relevance(e->options) ? pg_model_want_relevance(e->model, &e->lrp, diag)
-                                               : PG_OK;
+pg_err pg_explainer_want_relevance(const pg_explain_options *options, pg_lrp_options *lrp,
+                                   pg_model *model, pg_diag *diag) {
+    *lrp = with_box(options, pg_model_get_info(model));
+    return wants_relevance(options) ? pg_model_want_relevance(model, lrp, diag) : PG_OK;
 }
 
 static void find_crp_layer(pg_explainer *e) {
@@ -241,7 +242,8 @@ static pg_err fill(pg_explainer *e, pg_diag *diag) {
                        o->target, e->info->classes);
     if ((err = pg_layers_choose(&o->prune, e->info->convs, e->info->n_convs, &e->layers, diag)) ||
         (err = load_stats(e, diag)) || (err = try_pruning(e, diag)) ||
-        (err = want_relevance(e, diag)) || (err = check_method(e, e->method, diag)))
+        (err = pg_explainer_want_relevance(o, &e->lrp, e->model, diag)) ||
+        (err = check_method(e, e->method, diag)))
         return err;
     return prepare(e, diag);
 }

@@ -32,6 +32,15 @@ struct pg_explainer {
 pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *refusals,
                                pg_model **out, pg_diag *diag);
 
+/* Between open and prepare, for inspect too, which shows what both take: how many channels pruned
+ * convolutions will keep, for which no statistics are needed; and, where the methods ask for it,
+ * relevance by *lrp, which is filled and outlives the model (PG_ECONFIG: cannot pass this network).
+ */
+void pg_explainer_expect_kept(const pg_explain_options *options, const pg_select_source *source,
+                              pg_model *model);
+pg_err pg_explainer_want_relevance(const pg_explain_options *options, pg_lrp_options *lrp,
+                                   pg_model *model, pg_diag *diag);
+
 /* The preprocessing in force: the configured one, or none (pixels 0 .. 255 as they are) for a file
  * whose own input is bytes. */
 pg_input_options pg_explainer_input(const pg_explain_options *options, const pg_model_info *info);

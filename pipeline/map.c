@@ -5,7 +5,6 @@
 
 #include "kernels/mem.h"
 #include "kernels/simd.h"
-#include "kernels/vmath.h"
 
 pg_err pg_map_scratch_create(int64_t height, int64_t width, double sigma, pg_map_scratch *out,
                              pg_diag *diag) {
@@ -33,9 +32,12 @@ void pg_map_scratch_destroy(pg_map_scratch *scratch) {
     *scratch = (pg_map_scratch){.height = 0};
 }
 
-/* One loop per way of reducing, so that each becomes vectors; what the input has, three channels or one. */
-PG_CLONES static void reduce_three(pg_reduce reduce, const float *a, int64_t pixel, int64_t plane,
-                                   int64_t area, float *map) {
+enum { RANGE = 1 << 11 }; /* pixels a thread takes at a time; more than that are for a team */
+
+/* One loop per way of reducing, so that each becomes vectors; what the input has, three channels or
+ * one. */
+static inline void reduce_three(pg_reduce reduce, const float *a, int64_t pixel, int64_t plane,
+                                int64_t area, float *map) {
     const float *b = a + plane, *c = b + plane;
     if (reduce == PG_REDUCE_SUM)
         for (int64_t i = 0; i < area; i++)
@@ -54,16 +56,30 @@ PG_CLONES static void reduce_three(pg_reduce reduce, const float *a, int64_t pix
             map[i] /= 3;
 }
 
+PG_CLONES static void reduce_plain(pg_reduce reduce, const float *from, int64_t plane, int64_t area,
+                                   float *map) {
+    reduce_three(reduce, from, 1, plane, area, map);
+}
+
+PG_CLONES static void reduce_last(pg_reduce reduce, const float *from, int64_t area, float *map) {
+    reduce_three(reduce, from, 3, 1, area, map);
+}
+
 void pg_map_reduce(pg_reduce reduce, const float *attribution, pg_layout layout, int64_t channels,
                    int64_t area, float *map) {
     pg_assert(channels == 3 || channels == 1);
-    if (channels == 1)
-        for (int64_t i = 0; i < area; i++)
-            map[i] = reduce == PG_REDUCE_SUM ? attribution[i] : fabsf(attribution[i]);
-    else if (layout == PG_PLAIN)
-        reduce_three(reduce, attribution, 1, area, area, map);
-    else
-        reduce_three(reduce, attribution, 3, 1, area, map);
+#pragma omp parallel for schedule(static) if (area > RANGE)
+    for (int64_t begin = 0; begin < area; begin += RANGE) {
+        int64_t count = area - begin < RANGE ? area - begin : RANGE;
+        const float *plain = attribution + begin;
+        if (channels == 1)
+            for (int64_t i = 0; i < count; i++)
+                map[begin + i] = reduce == PG_REDUCE_SUM ? plain[i] : fabsf(plain[i]);
+        else if (layout == PG_PLAIN)
+            reduce_plain(reduce, plain, area, count, map + begin);
+        else
+            reduce_last(reduce, attribution + 3 * begin, count, map + begin);
+    }
 }
 
 /* Place i of `out` on a line of `in`: between *low and *low + *step, *share of the way. */
@@ -119,8 +135,10 @@ static void smooth_line(const pg_map_scratch *s, const float *src, float *dst, i
 void pg_map_smooth(const pg_map_scratch *s, float *map) {
     if (s->radius == 0)
         return;
+#pragma omp parallel for schedule(static) if (s->height * s->width > RANGE)
     for (int64_t x = 0; x < s->width; x++)
         smooth_line(s, map + x, s->values + x, s->height, s->width);
+#pragma omp parallel for schedule(static) if (s->height * s->width > RANGE)
     for (int64_t y = 0; y < s->height; y++)
         smooth_line(s, s->values + y * s->width, map + y * s->width, s->width, 1);
 }
@@ -131,93 +149,6 @@ PG_CLONES bool pg_map_finite(const float *map, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         bad |= map[i] - map[i] != 0;
     return !bad;
-}
-
-/* Bit patterns of non-negative floats order like the numbers: three rounds of counting sort, 11
- * bits each, counted together. Values travel as float, so nothing is reinterpreted in place. */
-const float *pg_map_sort(pg_map_scratch *s, const float *map) {
-    enum { ROUNDS = 3, BITS = 11, DIGITS = 1 << BITS };
-    uint32_t place[ROUNDS][DIGITS] = {{0}}, n = (uint32_t)(s->height * s->width);
-    float *from = s->values + n, *to = s->values;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits;
-        from[i] = fabsf(map[i]);
-        memcpy(&bits, &from[i], sizeof bits);
-        for (int r = 0; r < ROUNDS; r++)
-            place[r][bits >> r * BITS & (DIGITS - 1)]++;
-    }
-    for (int r = 0; r < ROUNDS; r++) {
-        for (uint32_t d = 0, sum = 0; d < DIGITS; d++) {
-            uint32_t count = place[r][d];
-            place[r][d] = sum;
-            sum += count;
-        }
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t bits;
-            memcpy(&bits, &from[i], sizeof bits);
-            to[place[r][bits >> r * BITS & (DIGITS - 1)]++] = from[i];
-        }
-        float *swap = from;
-        from = to;
-        to = swap;
-    }
-    return from;
-}
-
-double pg_map_percentile(const float *sorted, int64_t count, double p) {
-    p = p < 0 ? 0 : p > 100 ? 100 : p;
-    double at = p / 100 * (double)(count - 1);
-    int64_t low = (int64_t)at;
-    if (low >= count - 1)
-        return (double)sorted[count - 1];
-    double part = at - (double)low;
-    return (double)sorted[low] * (1 - part) + (double)sorted[low + 1] * part;
-}
-
-PG_CLONES double pg_map_gini(const float *sorted, int64_t count) {
-    double sum = 0, weighted = 0, n = (double)count;
-#pragma omp simd reduction(+ : sum, weighted)
-    for (int64_t i = 0; i < count; i++) {
-        sum += (double)sorted[i];
-        weighted += (double)(int)(i + 1) * (double)sorted[i];
-    }
-    return sum > 0 ? 2 * weighted / (n * sum) - (n + 1) / n : 0;
-}
-
-PG_CLONES static float largest_of(const float *map, int64_t count) {
-    float largest = 0;
-#pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < count; i++) {
-        float v = fabsf(map[i]);
-        largest = v > largest ? v : largest;
-    }
-    return largest;
-}
-
-/* Sums of v and of v ln v for v = |map| / largest. Below 1e-30 the second is nothing beside the largest's own
- * part of the first. */
-PG_CLONES static void entropy_sums(const float *map, int64_t count, float largest, double *sum,
-                                   double *weighted) {
-    double s = 0, w = 0;
-#pragma omp simd reduction(+ : s, w)
-    for (int64_t i = 0; i < count; i++) {
-        float v = fabsf(map[i]) / largest; /* the entropy does not know the scale */
-        float x = v > 1e-30f ? v : 1.0f;
-        s += (double)v;
-        w += (double)v * (double)pg_logf(x);
-    }
-    *sum = s;
-    *weighted = w;
-}
-
-double pg_map_entropy(const float *map, int64_t count) {
-    double sum, weighted;
-    float largest = largest_of(map, count);
-    if (!(largest > 0) || count < 2)
-        return 0;
-    entropy_sums(map, count, largest, &sum, &weighted);
-    double entropy = (log(sum) - weighted / sum) / log((double)count);
-    return entropy < 0 ? 0 : entropy > 1 ? 1 : entropy;
 }
 
 /* How much of pixel i (from i to i + 1) lies between begin and end. */

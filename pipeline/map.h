@@ -41,19 +41,20 @@ void pg_map_smooth(const pg_map_scratch *scratch, float *map);
 /* False if any value is NaN or infinite. */
 bool pg_map_finite(const float *map, int64_t count);
 
-/* |map| in ascending order, [H W] in the scratch: what the two below read. */
+/* |map| in ascending order, [H W] in the scratch, by the calling thread's team: what the two below read. */
 const float *pg_map_sort(pg_map_scratch *scratch, const float *map);
 
 /* The p-th percentile (0 .. 100) of ascending values, interpolated linearly. */
 double pg_map_percentile(const float *sorted, int64_t count, double p);
 
-/* Gini coefficient of ascending non-negative values: 0 uniform .. 1 - 1/n all in one. 0 for zeros.
- */
-double pg_map_gini(const float *sorted, int64_t count);
+/* How |map| is spread over its pixels. Both are 0 for zeros. */
+typedef struct pg_map_spread {
+    double entropy; /* Shannon's, of |map| as a distribution, divided by ln(count): 0 one pixel .. 1 uniform */
+    double gini;    /* Gini's coefficient: 0 uniform .. 1 - 1/count all in one */
+} pg_map_spread;
 
-/* Shannon entropy of |map| as a distribution, divided by ln(count): 0 one pixel .. 1 uniform. 0 for
- * zeros. */
-double pg_map_entropy(const float *map, int64_t count);
+/* Of ascending values that are not negative. */
+pg_map_spread pg_map_measure(const float *sorted, int64_t count);
 
 /* Share of |map| inside roi (x, y, width, height in frame coordinates), pixels on the border by the
  * part of their area inside. 0 for a map of zeros. */

@@ -108,14 +108,15 @@ static void sum_up(pg_model *model) {
     info->nodes_run = 0;
     info->weight_bytes = model->lrp.weight_bytes;
     info->flops = 0;
-    info->session_bytes = model->plan.arena_bytes;
+    info->kept_bytes = 0;
     for (int i = 0; i < model->graph.n_nodes; i++) {
         const struct pg_op *op = model->graph.nodes[i].op;
         info->nodes_run += !op->alias;
         info->weight_bytes += op->weight_bytes;
-        info->session_bytes += op->state_bytes;
+        info->kept_bytes += op->state_bytes;
         info->flops += op->flops;
     }
+    info->session_bytes = model->plan.arena_bytes + info->kept_bytes;
 }
 
 /* A step of loading has ended; beyond the budget it failed because of the file. */
@@ -153,7 +154,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->fuse_split = options->fuse_split;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
-    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)64 << 20;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)24 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)

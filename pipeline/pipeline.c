@@ -44,12 +44,12 @@ const char *pg_stage_name(pg_stage stage) {
 
 static pg_err alloc_maps(pg_pipeline *p, pg_diag *diag) {
     size_t area = (size_t)(p->height * p->width), count = area * (size_t)p->channels;
-    p->attribution.values = pg_calloc(count, sizeof *p->attribution.values);
+    p->attribution.room = pg_calloc(count, sizeof *p->attribution.room);
     p->plain = pg_calloc(count, sizeof *p->plain);
     p->map = pg_calloc(area, sizeof *p->map);
     p->heat = pg_calloc(area, sizeof *p->heat);
     p->overlay = pg_calloc(area, 3);
-    if (!p->attribution.values || !p->plain || !p->map || !p->heat || !p->overlay)
+    if (!p->attribution.room || !p->plain || !p->map || !p->heat || !p->overlay)
         return pg_fail(diag, PG_ENOMEM, "no memory for maps");
     return PG_OK;
 }
@@ -99,7 +99,7 @@ void pg_pipeline_destroy(pg_pipeline **pipeline) {
     pg_jpeg_writer_destroy(&p->jpeg);
     pg_preprocess_destroy(&p->preprocess);
     pg_decoder_destroy(&p->decoder);
-    pg_free(p->attribution.values);
+    pg_free(p->attribution.room);
     pg_free(p->plain);
     pg_free(p->map);
     pg_free(p->heat);
@@ -234,8 +234,9 @@ static pg_drop make_map(pg_pipeline *p, const pg_frame *frame, pg_explanation *o
     const float *sorted = p->sorted = pg_map_sort(&p->scratch, p->map);
     pg_preprocess_transform(p->preprocess, out->transform);
     pg_quality *q = &out->quality;
-    q->entropy = pg_map_entropy(p->map, area);
-    q->gini = pg_map_gini(sorted, area);
+    pg_map_spread spread = pg_map_measure(sorted, area);
+    q->entropy = spread.entropy;
+    q->gini = spread.gini;
     q->mass_in_roi = frame->has_roi
                          ? pg_map_mass_in(p->map, p->height, p->width, out->transform, frame->roi)
                          : (double)NAN;
@@ -277,7 +278,8 @@ static pg_err run_method(pg_pipeline *p, const pg_saliency *method, pg_diag *dia
     }
     p->opened[index] = true;
     p->method = method;
-    p->attribution = (pg_attribution){.values = p->attribution.values,
+    p->attribution = (pg_attribution){.room = p->attribution.room,
+                                      .values = p->attribution.room,
                                       .layout = p->pass.layout,
                                       .channels = p->channels,
                                       .height = p->height,

@@ -10,13 +10,17 @@
 #include "kernels/simd.h"
 #include "pipeline/resample.h"
 
+enum { RANGE = 1 << 12 }; /* pixels a thread takes at a time */
+
 struct pg_preprocess {
     pg_input_options options;
     int64_t channels, height, width;
     float value[3][256]; /* what pixel value p becomes in channel c of the network */
     pg_axis across, down;
-    pg_buffer rows; /* [rows, W, 3] after the first axis */
-    uint8_t *rgb;   /* [H, W, 3] */
+    pg_buffer rows;      /* [rows, W, 3] after the first axis */
+    uint8_t *rgb;        /* [H, W, 3]; of a tensor only when somebody asks */
+    const float *tensor; /* the network's input that rgb is to be drawn from; NULL: it is there */
+    pg_layout layout;    /* of tensor */
     double transform[6];
 };
 
@@ -94,26 +98,38 @@ static bool plan(pg_preprocess *p, int64_t w, int64_t h) {
            pg_axis_plan(&p->down, h, sh, y0, p->height);
 }
 
-static void normalise(const pg_preprocess *p, float *dst, pg_layout layout) {
-    int64_t area = p->height * p->width;
-    const uint8_t *rgb = p->rgb;
+/* `count` pixels from `begin` on. */
+static void normalise_some(const pg_preprocess *p, int64_t begin, int64_t count, float *dst,
+                           pg_layout layout) {
+    const uint8_t *rgb = p->rgb + 3 * begin;
     if (p->channels == 1) {
-        for (int64_t i = 0; i < area; i++, rgb += 3) /* ITU-R 601 as PIL computes it */
-            dst[i] = p->value[0][(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
+        for (int64_t i = 0; i < count; i++, rgb += 3) /* ITU-R 601 as PIL computes it */
+            dst[begin + i] =
+                p->value[0][(rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) >> 16];
         return;
     }
-    int64_t pixel = layout == PG_PLAIN ? 1 : 3, plane = layout == PG_PLAIN ? area : 1;
-    for (int c = 0; c < 3; c++) {
-        const float *value = p->value[c];
-        const uint8_t *from = rgb + (p->options.bgr ? 2 - c : c);
-        for (int64_t i = 0; i < area; i++)
-            dst[c * plane + i * pixel] = value[from[3 * i]];
+    int64_t pixel = layout == PG_PLAIN ? 1 : 3,
+            plane = layout == PG_PLAIN ? p->height * p->width : 1;
+    float *a = dst + begin * pixel, *b = a + plane, *c = b + plane;
+    int red = p->options.bgr ? 2 : 0;
+    for (int64_t i = 0; i < count; i++) {
+        a[i * pixel] = p->value[0][rgb[3 * i + red]];
+        b[i * pixel] = p->value[1][rgb[3 * i + 1]];
+        c[i * pixel] = p->value[2][rgb[3 * i + 2 - red]];
     }
+}
+
+static void normalise(const pg_preprocess *p, float *dst, pg_layout layout) {
+    int64_t area = p->height * p->width;
+#pragma omp parallel for schedule(static) if (area > RANGE)
+    for (int64_t i = 0; i < area; i += RANGE)
+        normalise_some(p, i, area - i < RANGE ? area - i : RANGE, dst, layout);
 }
 
 pg_drop pg_preprocess_picture(pg_preprocess *p, const pg_picture *picture, float *dst,
                               pg_layout layout, pg_diag *diag) {
     int64_t begin = 0, end = 0;
+    p->tensor = NULL;
     if (!plan(p, picture->width, picture->height)) {
         pg_fail(diag, PG_ENOMEM, "no memory to resize the picture");
         return PG_DROP_INFER_ERROR;
@@ -144,38 +160,54 @@ static pg_drop check_tensor(const pg_preprocess *p, const pg_frame *frame, pg_di
     return PG_DROP_BAD_SHAPE;
 }
 
-/* One channel of a tensor: to the network's input, and back to a pixel, for the overlay of frames that never were
- * a picture here. */
-typedef struct channel_job {
-    int64_t area, step;
-    const uint8_t *from; /* floats; the message gives no alignment */
-    float *to;           /* every `step`-th */
-    uint8_t *rgb;        /* every third */
-    float scale, shift;  /* pixel = scale value + shift, cut to a whole number */
-} channel_job;
-
-/* False if a value is not finite. */
-PG_CLONES static bool take_channel(const channel_job *job) {
+/* `count` numbers as they are; the message gives no alignment. False: one is not finite. */
+PG_CLONES static bool take_plain(const uint8_t *from, int64_t count, float *to) {
     int bad = 0;
-    for (int64_t i = 0; i < job->area; i++) {
-        float v, pixel;
-        memcpy(&v, job->from + (size_t)i * sizeof v, sizeof v);
+    for (int64_t i = 0; i < count; i++) {
+        float v;
+        memcpy(&v, from + (size_t)i * sizeof v, sizeof v);
         bad |= v - v != 0;
-        job->to[i * job->step] = v;
-        pixel = v * job->scale + job->shift;
-        pixel = pixel > 0 ? pixel : 0; /* NaN too */
-        job->rgb[3 * i] = (uint8_t)(pixel < 255 ? pixel : 255);
+        to[i] = v;
     }
     return !bad;
 }
 
-static void refuse_value(const channel_job *job, int channel, pg_diag *diag) {
-    for (int64_t i = 0; i < job->area; i++)
-        if (!isfinite(job->to[i * job->step])) {
-            pg_fail(diag, PG_EINPUT, "f32chw: value %" PRId64 " is not finite",
-                    channel * job->area + i);
-            return;
-        }
+/* Pixels of three planes of `plane` bytes, side by side. */
+PG_CLONES static bool take_last(const uint8_t *from, int64_t plane, int64_t count, float *to) {
+    int bad = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float a, b, c;
+        memcpy(&a, from + (size_t)i * sizeof a, sizeof a);
+        memcpy(&b, from + plane + (size_t)i * sizeof b, sizeof b);
+        memcpy(&c, from + 2 * plane + (size_t)i * sizeof c, sizeof c);
+        bad |= (a - a != 0) | (b - b != 0) | (c - c != 0);
+        to[3 * i] = a;
+        to[3 * i + 1] = b;
+        to[3 * i + 2] = c;
+    }
+    return !bad;
+}
+
+static bool take_tensor(const pg_preprocess *p, const uint8_t *from, float *to, pg_layout layout) {
+    int64_t area = p->height * p->width, channels = p->channels;
+    bool plain = layout == PG_PLAIN || channels == 1, finite = true;
+    int64_t count = plain ? channels * area : area, value = sizeof *to;
+#pragma omp parallel for schedule(static) reduction(&& : finite) if (count > RANGE)
+    for (int64_t i = 0; i < count; i += RANGE) {
+        int64_t n = count - i < RANGE ? count - i : RANGE;
+        bool good = plain ? take_plain(from + i * value, n, to + i)
+                          : take_last(from + i * value, area * value, n, to + 3 * i);
+        finite = finite && good;
+    }
+    return finite;
+}
+
+static pg_drop refuse_value(const pg_frame *frame, pg_diag *diag) {
+    int64_t i = 0;
+    for (float v = 0; isfinite(v); i++)
+        memcpy(&v, frame->pixels.data + (size_t)i * sizeof v, sizeof v);
+    pg_fail(diag, PG_EINPUT, "f32chw: value %" PRId64 " is not finite", i - 1);
+    return PG_DROP_MALFORMED;
 }
 
 pg_drop pg_preprocess_tensor(pg_preprocess *p, const pg_frame *frame, float *dst, pg_layout layout,
@@ -183,30 +215,39 @@ pg_drop pg_preprocess_tensor(pg_preprocess *p, const pg_frame *frame, float *dst
     pg_drop reason = check_tensor(p, frame, diag);
     if (reason)
         return reason;
-    int64_t area = p->height * p->width;
-    for (int c = 0; c < p->channels; c++) {
-        channel_job job = {.area = area,
-                           .from = frame->pixels.data + (size_t)(c * area) * sizeof(float),
-                           .to = dst + (layout == PG_PLAIN ? c * area : c),
-                           .step = layout == PG_PLAIN ? 1 : p->channels,
-                           .rgb = p->rgb + (p->options.bgr ? 2 - c : c),
-                           .scale = p->options.std[c] / p->options.scale,
-                           .shift = p->options.mean[c] / p->options.scale + 0.5f};
-        if (p->channels == 1)
-            job.rgb = p->rgb;
-        if (!take_channel(&job)) {
-            refuse_value(&job, c, diag);
-            return PG_DROP_MALFORMED;
-        }
-    }
-    for (int64_t i = 0; p->channels == 1 && i < area; i++)
-        p->rgb[3 * i + 1] = p->rgb[3 * i + 2] = p->rgb[3 * i];
+    if (!take_tensor(p, frame->pixels.data, dst, layout))
+        return refuse_value(frame, diag);
+    p->tensor = dst;
+    p->layout = layout;
     static const double same[6] = {1, 0, 0, 0, 1, 0};
     memcpy(p->transform, same, sizeof same);
     return PG_DROP_NONE;
 }
 
-const uint8_t *pg_preprocess_rgb(pg_preprocess *p) { return p->rgb; }
+/* A pixel is scale value + shift, cut to a whole number. */
+static void draw_tensor(pg_preprocess *p) {
+    const pg_input_options *o = &p->options;
+    int64_t area = p->height * p->width;
+    int64_t pixel = p->layout == PG_PLAIN ? 1 : p->channels,
+            plane = p->layout == PG_PLAIN ? area : 1;
+    for (int c = 0; c < 3; c++) {
+        int from = p->channels == 1 ? 0 : o->bgr ? 2 - c : c;
+        const float *value = p->tensor + from * plane;
+        float scale = o->std[from] / o->scale, shift = o->mean[from] / o->scale + 0.5f;
+        for (int64_t i = 0; i < area; i++) {
+            float v = value[i * pixel] * scale + shift;
+            v = v > 0 ? v : 0;
+            p->rgb[3 * i + c] = (uint8_t)(v < 255 ? v : 255);
+        }
+    }
+}
+
+const uint8_t *pg_preprocess_rgb(pg_preprocess *p) {
+    if (p->tensor)
+        draw_tensor(p);
+    p->tensor = NULL;
+    return p->rgb;
+}
 
 void pg_preprocess_transform(const pg_preprocess *p, double transform[6]) {
     memcpy(transform, p->transform, sizeof p->transform);

@@ -23,12 +23,12 @@ pg_drop pg_preprocess_picture(pg_preprocess *preprocess, const pg_picture *pictu
                               pg_layout layout, pg_diag *diag);
 
 /* A PG_FMT_F32CHW frame: checked and copied. BAD_SHAPE: not the network's size; MALFORMED: NaN or
- * infinity. */
+ * infinity. What dst holds must still be there when pg_preprocess_rgb is called. */
 pg_drop pg_preprocess_tensor(pg_preprocess *preprocess, const pg_frame *frame, float *dst,
                              pg_layout layout, pg_diag *diag);
 
-/* The last picture as the network saw it, RGB [H,W,3]; a tensor is brought back by the inverse of
- * the normalisation. Valid until the next call. */
+/* The last picture as the network saw it, RGB [H,W,3]; a tensor is brought back from dst by the
+ * inverse of the normalisation, when this is first called. Valid until the next call. */
 const uint8_t *pg_preprocess_rgb(pg_preprocess *preprocess);
 
 /* How points of the last input go back to the frame: [a b c d e f], x = a X + b Y + c,

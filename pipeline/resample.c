@@ -9,7 +9,11 @@
 
 #include "kernels/simd.h"
 
-enum { FIXED_BITS = 22, HALF = 1 << (FIXED_BITS - 1) };
+enum {
+    FIXED_BITS = 22,
+    HALF = 1 << (FIXED_BITS - 1),
+    PARALLEL_FROM = 1 << 14 /* bytes made; below, a team costs more than it saves */
+};
 
 void pg_axis_free(pg_axis *axis) {
     pg_buffer_free(&axis->first);
@@ -109,6 +113,15 @@ static void row_of_3(const pg_axis *axis, const uint8_t *src, uint8_t *dst) {
     }
 }
 
+/* An axis that only crops. */
+static void copy_row(const pg_axis *axis, const uint8_t *src, uint8_t *dst) {
+    int64_t begin = axis->offset < 0 ? -axis->offset : 0, end = axis->in - axis->offset;
+    end = end < axis->out ? end : axis->out;
+    memset(dst, 0, (size_t)(3 * axis->out)); /* black where there is no picture */
+    if (begin < end)
+        memcpy(dst + 3 * begin, src + 3 * (begin + axis->offset), (size_t)(3 * (end - begin)));
+}
+
 static void row_of_1(const pg_axis *axis, const uint8_t *src, uint8_t *dst) {
     const int32_t *first = axis->first.data, *count = axis->count.data;
     for (int64_t i = 0; i < axis->out; i++) {
@@ -122,15 +135,21 @@ static void row_of_1(const pg_axis *axis, const uint8_t *src, uint8_t *dst) {
 
 void pg_resample_rows(const pg_axis *axis, const uint8_t *src, int64_t stride, int channels,
                       bool reverse, int64_t rows, uint8_t *dst) {
-    for (int64_t y = 0; y < rows; y++, src += stride, dst += 3 * axis->out) {
+    int64_t row_bytes = 3 * axis->out;
+#pragma omp parallel for schedule(static) if (rows * row_bytes > PARALLEL_FROM)
+    for (int64_t y = 0; y < rows; y++) {
+        const uint8_t *from = src + y * stride;
+        uint8_t *to = dst + y * row_bytes;
         if (channels == 1)
-            row_of_1(axis, src, dst);
+            row_of_1(axis, from, to);
+        else if (axis->in == axis->scaled)
+            copy_row(axis, from, to);
         else
-            row_of_3(axis, src, dst);
+            row_of_3(axis, from, to);
         for (int64_t i = 0; reverse && channels == 3 && i < axis->out; i++) {
-            uint8_t swap = dst[3 * i];
-            dst[3 * i] = dst[3 * i + 2];
-            dst[3 * i + 2] = swap;
+            uint8_t swap = to[3 * i];
+            to[3 * i] = to[3 * i + 2];
+            to[3 * i + 2] = swap;
         }
     }
 }
@@ -156,6 +175,7 @@ void pg_resample_columns(const pg_axis *axis, const uint8_t *src, int64_t begin,
                          uint8_t *dst) {
     const int32_t *first = axis->first.data, *count = axis->count.data;
     const int32_t *weights = axis->weights.data;
+#pragma omp parallel for schedule(static) if (axis->out * row_bytes > PARALLEL_FROM)
     for (int64_t y = 0; y < axis->out; y++) { /* a black line has no first row */
         const uint8_t *rows = count[y] > 0 ? src + (first[y] - begin) * row_bytes : src;
         column_sums(weights + y * axis->taps, count[y], rows, row_bytes, dst + y * row_bytes);

@@ -1,5 +1,6 @@
 /* One axis of PIL's antialiased bilinear resize, to the bit: 8-bit pixels, weights in fixed point
- * with 22 fractional bits, rounded to 8 bits after each axis. */
+ * with 22 fractional bits, rounded to 8 bits after each axis. The calling thread's team shares the
+ * rows. */
 #ifndef PG_PIPELINE_RESAMPLE_H
 #define PG_PIPELINE_RESAMPLE_H
 

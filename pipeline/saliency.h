@@ -20,9 +20,10 @@ typedef enum pg_finish {
 } pg_finish;
 
 /* What a method fills. Before run it holds the shape of the network's input, the pass's layout, no
- * samples, and NaN where a figure may not exist. */
+ * samples, NaN where a figure may not exist, and the room as the place of the values. */
 typedef struct pg_attribution {
-    float *values; /* room for the input's count; signed */
+    float *room;         /* for the input's count */
+    const float *values; /* signed; elsewhere than in the room they last until the next pass */
     pg_layout layout;
     int64_t channels, height, width; /* the input's; a CAM: 1 and its layer's own, and the pipeline
                                         enlarges the map */

@@ -94,13 +94,13 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     pg_cam_describe(s, out);
     pg_cam_read_activation(pass, s);
     if (score == 0) { /* shares of nothing */
-        memset(out->values, 0, (size_t)s->area * sizeof *out->values);
+        memset(out->room, 0, (size_t)s->area * sizeof *out->room);
         out->degenerate = true;
         return PG_OK;
     }
     pg_err err = weigh(pass, s, score, out, diag);
     if (err == PG_OK)
-        pg_cam_sum(s->channels, s->area, s->a, s->weights, out->values);
+        pg_cam_sum(s->channels, s->area, s->a, s->weights, out->room);
     return err;
 }
 

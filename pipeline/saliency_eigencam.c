@@ -8,7 +8,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     (void)diag;
     pg_cam_state *s = state;
     pg_cam_read_activation(pass, s);
-    out->degenerate = !pg_cam_eigen(s->channels, s->area, s->a, s->scratch, out->values);
+    out->degenerate = !pg_cam_eigen(s->channels, s->area, s->a, s->scratch, out->room);
     pg_cam_describe(s, out);
     return PG_OK;
 }

@@ -15,14 +15,14 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     pg_cam_read_activation(pass, s);
     pg_cam_describe(s, out);
     if (method->variant == LAYERCAM) {
-        pg_cam_layer(s->channels, s->area, s->a, s->g, out->values);
+        pg_cam_layer(s->channels, s->area, s->a, s->g, out->room);
         return PG_OK;
     }
     if (method->variant == PLUS_PLUS)
         pg_cam_plus_plus_weights(s->channels, s->area, s->a, s->g, s->weights);
     else
         pg_cam_grad_weights(s->channels, s->area, s->g, s->weights);
-    pg_cam_sum(s->channels, s->area, s->a, s->weights, out->values);
+    pg_cam_sum(s->channels, s->area, s->a, s->weights, out->room);
     return PG_OK;
 }
 

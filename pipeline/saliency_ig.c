@@ -194,7 +194,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     }
     pg_pass_restore(pass);
     if (!err)
-        out->delta = multiply(s, pass, whole / done, out->values) -
+        out->delta = multiply(s, pass, whole / done, out->room) -
                      ((double)pass->scores[pass->klass] - f_base);
     return err;
 }

@@ -11,7 +11,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     const float *x = pass->input;
     const float *d_x = pg_session_d_input(pass->session);
     for (int64_t i = 0; i < pass->input_count; i++)
-        out->values[i] = x[i] * d_x[i];
+        out->room[i] = x[i] * d_x[i];
     return PG_OK;
 }
 

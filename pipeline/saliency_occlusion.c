@@ -142,7 +142,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     pg_err err = slide(s, pass, out, diag);
     pg_pass_restore(pass);
     for (int64_t i = 0; i < area; i++)
-        out->values[i] = s->count[i] ? (float)(s->fall[i] / s->count[i]) : 0;
+        out->room[i] = s->count[i] ? (float)(s->fall[i] / s->count[i]) : 0;
     out->layout = PG_PLAIN;
     out->channels = 1;
     return err;

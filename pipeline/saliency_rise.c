@@ -132,7 +132,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     if (err)
         return err;
     for (int64_t i = 0; i < area; i++)
-        out->values[i] = (float)(s->sum[i] / (out->samples * pass->explain->rise_share));
+        out->room[i] = (float)(s->sum[i] / (out->samples * pass->explain->rise_share));
     out->layout = PG_PLAIN;
     out->channels = 1;
     return PG_OK;

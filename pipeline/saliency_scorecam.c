@@ -225,7 +225,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     if (err)
         return err;
     weigh(s, cam->weights);
-    pg_cam_sum(cam->channels, cam->area, cam->a, cam->weights, out->values);
+    pg_cam_sum(cam->channels, cam->area, cam->a, cam->weights, out->room);
     pg_cam_describe(cam, out);
     if (s->variant->probability)
         out->finish = PG_FINISH_CAM_LATE;

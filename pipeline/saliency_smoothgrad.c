@@ -125,7 +125,7 @@ static pg_err run(const pg_saliency *method, pg_pass *pass, void *state, pg_attr
     out->samples = means.n;
     out->std_error = pg_spread_error(&means);
     for (int64_t i = 0; !err && i < pass->input_count; i++)
-        out->values[i] = (float)(s->sum[i] / means.n);
+        out->room[i] = (float)(s->sum[i] / means.n);
     return err;
 }
 

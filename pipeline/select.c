@@ -90,13 +90,14 @@ pg_err pg_selector_create(const pg_select_source *source, pg_selector **out, pg_
     return PG_OK;
 }
 
-int64_t pg_selector_expects(const pg_selector *s, int layer) {
-    const pg_prune_options *o = s->source.options;
-    int64_t channels = s->source.convs[s->source.layers->convs[layer]].channels;
+int64_t pg_select_expects(const pg_select_source *source, int layer) {
+    const pg_prune_options *o = source->options;
+    int64_t channels = source->convs[source->layers->convs[layer]].channels;
     switch (o->select) {
     case PG_SELECT_LIST:
+        return pg_select_list_most(source, layer);
     case PG_SELECT_RANDOM:
-        return s->now.kept[layer];
+        return pg_select_quota(o->quantile, channels);
     case PG_SELECT_CLASS:
     case PG_SELECT_INSTANCE:
         return o->use_level ? (channels + 3) / 4 : pg_select_quota(o->quantile, channels);

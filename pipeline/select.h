@@ -24,8 +24,8 @@ pg_err pg_selector_create(const pg_select_source *source, pg_selector **out, pg_
 void pg_selector_destroy(pg_selector **selector); /* accepts NULL */
 
 /* How many channels of a layer frames will usually keep at most; with a level, which says nothing
- * about that, a quarter. */
-int64_t pg_selector_expects(const pg_selector *selector, int layer);
+ * about that, a quarter. Needs no statistics. */
+int64_t pg_select_expects(const pg_select_source *source, int layer);
 
 /* True if the rule is about GAP_c, and so needs statistics of it. */
 bool pg_select_wants_gap(pg_select select);

@@ -48,6 +48,15 @@ pg_err pg_select_list_check(const pg_select_source *source, pg_diag *diag) {
     return err;
 }
 
+int64_t pg_select_list_most(const pg_select_source *source, int layer) {
+    const pg_conv_info *conv = &source->convs[source->layers->convs[layer]];
+    int64_t named = 0;
+    for (int l = 0; l < source->options->n_lists; l++)
+        if (pg_layers_match(source->options->lists[l].layer, conv))
+            named += source->options->lists[l].count;
+    return named < conv->channels ? named : conv->channels;
+}
+
 int64_t pg_select_by_list(const pg_select_source *source, int layer, int64_t klass,
                           const float *gap, pg_rank *ranks, uint8_t *keep) {
     (void)klass;

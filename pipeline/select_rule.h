@@ -43,6 +43,7 @@ bool pg_select_class_testable(const pg_channel_stats *stats, int64_t klass);
 
 /* select: list. PG_ECONFIG: a layer that matches no pruned convolution, a channel out of range. */
 pg_err pg_select_list_check(const pg_select_source *source, pg_diag *diag);
+int64_t pg_select_list_most(const pg_select_source *source, int layer); /* channels named for it */
 
 /* ---- shared by the rules ---- */
 

@@ -14,8 +14,9 @@ import numpy as np
 import zmq
 
 import cli
-from daemon import Collector, Daemon
-from nets import NETS
+from daemon import Collector, Daemon, sections_of
+from nets import EVERY_LAYER, NETS
+from nets import statistics as channel_statistics
 from report import Row
 
 STAGES = ("decode", "preprocess", "forward", "select", "backward", "map", "publish")
@@ -65,14 +66,15 @@ class Measurements:
         self.cache.mkdir()
         self.pictures = [jpeg(i) for i in range(4)]
 
-    def daemon(self, net, threads=None, **sections):
-        model = {"threads": self.options.threads if threads is None else threads}
-        return Daemon(net.path, self.folder, model=model, explain={"method": "parchgrad"}, parchgrad={"select": "random"},
-                      engine={"tune": "cached", "cache_dir": str(self.cache)},
-                      env={"OMP_NUM_THREADS": str(model["threads"])}, **sections)
+    def daemon(self, net, threads=None, settings=None, **sections):
+        settings = {"explain.method": "parchgrad", "parchgrad.select": "random", "engine.tune": "cached",
+                    "engine.cache_dir": str(self.cache),
+                    "model.threads": self.options.threads if threads is None else threads, **(settings or {})}
+        return Daemon(net.path, self.folder, env={"OMP_NUM_THREADS": str(settings["model.threads"])},
+                      **sections_of(settings), **sections)
 
-    def push(self, d, stream="cam0", index=0):
-        d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480)
+    def push(self, d, stream="cam0", index=0, **keys):
+        d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480, **keys)
 
     def row(self, part, what, net, **fields):
         if part in self.options.parts:
@@ -149,25 +151,33 @@ class Measurements:
     def resident(self, d):
         return d.metrics().get("process_resident_memory_bytes")
 
-    def explained(self, d, results, count):
+    def explained(self, d, results, count, classes, at_once=1):
+        """Frames of so many streams at a time, of every class in turn."""
         for i in range(count):
-            self.push(d, index=i)
-            results.recv_multipart()
+            for stream in range(at_once):
+                self.push(d, f"cam{stream}", i, target=i % classes)
+            for _ in range(at_once):
+                results.recv_multipart()
 
     def memory_and_start(self, net):
-        command = ["inspect", "--model", net.path, "--json", *cli.settings({
-            "parchgrad.select": "random", "model.threads": self.options.threads, "engine.cache_dir": str(self.cache)})]
+        """Where most is kept: every layer pruned, by class, and more classes seen than are remembered. Statistics,
+        which take the size of their file, are of these classes alone."""
+        settings = {**EVERY_LAYER, "parchgrad.select": "class", "model.threads": self.options.threads,
+                    "engine.cache_dir": str(self.cache)}
+        kept, one = (self.inspect(net, {**settings, "engine.tune": "off", **more})["kept_bytes"]
+                     for more in ({}, {"engine.kept_cache": 1}))
+        classes = min(kept // max(one, 1) + 2, net.classes)
+        settings["parchgrad.stats"] = str(channel_statistics(net, self.folder, classes, 2 * classes))
         starts, resident, processor = [], {}, 0
         for workers in (*(1,) * (2 if self.options.quick else 4), 2):
             begin = time.monotonic()
-            with self.daemon(net, workers=workers) as d:
+            with self.daemon(net, workers=workers, settings=settings) as d:
                 if workers == 1:
                     starts.append(time.monotonic() - begin)
                     processor = d.metrics().get("process_cpu_seconds_total")
                 if len(starts) > 1 and workers not in resident:
-                    resident[workers] = self.after_frames(d, net, workers)
-        info = json.loads(cli.run(*command, env={"OMP_NUM_THREADS": str(self.options.threads)}).stdout)
-        self.memory_rows(net, info, resident)
+                    resident[workers] = self.after_frames(d, net, workers, classes)
+        self.memory_rows(net, self.inspect(net, settings), resident)
         bound = {"resnet18": 1, "vgg16": 2}.get(net.name)
         first, *usual = starts
         value = statistics.median(usual)
@@ -175,25 +185,29 @@ class Measurements:
                  note=f"{len(usual)} starts, file in the page cache, polled every 20 ms; {processor:.2f} s of processor time; "
                  f"the first, which measured implementations, {first:.2f} s")
 
-    def after_frames(self, d, net, workers):
+    def inspect(self, net, settings):
+        env = {"OMP_NUM_THREADS": str(self.options.threads)}
+        return json.loads(cli.run("inspect", "--model", net.path, "--json", *cli.settings(settings), env=env).stdout)
+
+    def after_frames(self, d, net, workers, classes):
         """Resident memory after frames that went through every worker and filled every queue."""
         results = d.subscribe()
-        self.explained(d, results, 10)
+        self.explained(d, results, 2 * classes, classes, workers)
         for i in range(40):
             self.push(d, f"cam{i % 4}", i)
         time.sleep(.3)
         d.wait(lambda: sum(d.metrics().by_stream("parchgradd_frames_in_flight").values()) == 0, 60, "still busy")
         if workers == 1:
-            self.allocations(d, net)
+            self.allocations(d, net, classes)
         return self.resident(d)
 
-    def allocations(self, d, net, count=50):
+    def allocations(self, d, net, classes, count=50):
         """The fewest of three times `count` frames: which of several buffers a frame meets is chance, and each grows to
         its size once."""
         results, made = d.subscribe(), []
         for _ in range(3):
             before = d.metrics()
-            self.explained(d, results, count)
+            self.explained(d, results, count, classes)
             made.append(d.metrics().get("parchgradd_memory_allocations_total")
                         - before.get("parchgradd_memory_allocations_total"))
             if made[-1] == 0:

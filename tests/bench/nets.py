@@ -33,16 +33,16 @@ NETS = {net.name: net for net in (
 GOAL_NETS = [name for name in NETS if name != "tiny_resnet"]  # that one is for trying the bench itself
 
 # ParchGrad as the goals state it: every convolution, a tenth of the channels.
-EVERY_LAYER = {"parchgrad.layers": "1.0", "parchgrad.quantile": 0.1}
+EVERY_LAYER = {"parchgrad.layers": 1.0, "parchgrad.quantile": 0.1}
 
 
-def statistics(net, folder):
-    """A statistics file with two classes that can be tested; made anew, for it belongs to this very program."""
-    path = pathlib.Path(folder) / f"{net.name}.stats"
+def statistics(net, folder, classes=2, samples=6):
+    """A statistics file with classes that can be tested; made anew, for it belongs to this very program."""
+    path = pathlib.Path(folder) / f"{net.name}-{classes}.stats"
     if not path.exists():
         with tempfile.TemporaryDirectory() as data:
-            pictures = [models.picture(i, net.size, 2) for i in range(6)]
-            cli.write_calibration(data, pictures, [i % 2 for i in range(6)])
+            pictures = [models.picture(i, net.size, classes) for i in range(samples)]
+            cli.write_calibration(data, pictures, [i % classes for i in range(samples)])
             cli.calibrate(net.path, data, path, parchgrad__layers="1.0")
     return path
 

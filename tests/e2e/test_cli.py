@@ -194,12 +194,14 @@ def test_wrong_choices_are_status_2(net, picture):
 def test_inspect(net):
     info = json.loads(cli.run("inspect", "--model", net, "--json").stdout)
     convs = info["convolutions"]
-    assert info["classes"] == 10 and info["input"] == [1, 3, 64, 64] and info["session_bytes"] > 0
+    assert info["classes"] == 10 and info["input"] == [1, 3, 64, 64] and info["session_bytes"] > info["kept_bytes"] > 0
     assert sum(c["pruned"] for c in convs) == len(convs) // 2
     assert any(c["batch_norm"] for c in convs) and "kept" in info["batch_norm"]
     assert len(info["operators"]) == info["nodes_run"]
     text = cli.run("inspect", "--model", net).stdout
-    assert all(c["name"] in text for c in convs)
+    assert all(c["name"] in text for c in convs) and "engine.kept_cache" in text
+    plain = cli.run("inspect", "--model", net, "--json", "--set", "explain.method=gradient").stdout
+    assert json.loads(plain)["kept_bytes"] == 0
 
 
 def test_bench(net):

@@ -12,11 +12,13 @@ def gallery(*arguments):
 
 
 def test_quick(tmp_path):
-    out = gallery("--quick", "--out", tmp_path)
+    out = gallery("--quick", "--photo", "chelsea", "--out", tmp_path)
     assert out.returncode == 0, out.stderr
     assert "2 methods, 1 pictures" in out.stdout
-    sheet, page = Image.open(tmp_path / "gallery.png"), (tmp_path / "gallery.html").read_text(encoding="utf-8")
-    assert len(set(sheet.convert("RGB").resize((60, 60)).getdata())) > 500, "pictures are on it"
+    for name in ("gallery.png", "gallery.jpg"):
+        sheet = Image.open(tmp_path / name).convert("RGB")
+        assert len(set(sheet.resize((60, 60)).getdata())) > 500, "pictures are on it"
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 3 and "parchgrad" in page and "rise" in page
     assert "http://" not in page and "https://" not in page and "<script" not in page
 

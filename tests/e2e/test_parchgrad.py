@@ -14,6 +14,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 import cli
 import models
@@ -193,3 +194,47 @@ def test_small_classes_use_the_instance_rule(tmp_path):
     case.stats.labels = np.array(labels)
     choices = case.choices("instance", "default")
     assert cli.rel(got.attribution, case.reference(choices)) <= BOUND
+
+
+@pytest.mark.parametrize("bn", ["keep", "fold"])
+def test_as_close_as_float32_comes(bn, tmp_path, say):
+    """EfficientNet-B0 on 64 x 64 pictures: 41 pruned convolutions, whose maps end in 2 x 2 and, in squeeze-excite, one
+    position, so that the kept channels' sum often cancels. Every beta, the inverse root of M / (M + N), is then large and
+    multiplies the rounding of all that lies behind it; no arithmetic of 24 bits comes within BOUND of float64. The engine
+    can be asked for as much as torch can: on the channels that the engine kept, its map is as near to the reference in
+    float64 as the reference comes when torch computes it in float32; and without the betas it is near.
+
+    Rounding is chance: it is drawn three times, by changes of the picture in the last bit. Single settings may then come
+    to SLACK times torch's worst, the geometric mean over all to MEAN times torch's (seen: 1.0 to 1.5). The kept channels
+    may differ too: on some of the calibration's pictures the last convolutions' float32 outputs are wrong by a tenth,
+    torch's like ours."""
+    SLACK, MEAN, FLIPPED, DRAWS = 10, 3, .03, 3
+    case, name = Case("efficientnet_b0", bn, tmp_path), "efficientnet_b0"
+    single = Reference(models.build(name, SIZE, CLASSES), fold=bn == "fold", size=SIZE, dtype=torch.float32)
+    settings = list(itertools.product(SELECT, [("inf", "approx"), ("inf", "exact"), ("inf", "off"), (3, "approx")]))
+    choices = {select: case.choices(select, "default") for select in SELECT}
+    errors, flipped = {s: [] for s in settings}, {}
+    rng = np.random.default_rng(1)
+    for x in [case.x * (1 + rng.choice([-1, 1], case.x.shape) * 2. ** -24) for _ in range(DRAWS)]:
+        case.x = x.astype(np.float32)
+        case.ref.forward(case.x)
+        single.forward(case.x)
+        for select, (gamma, conserve) in settings:
+            got = case.explain(case.options(select, gamma, conserve))
+            plan = {i: np.isin(np.arange(len(c.keep)), got.layers[case.names[i]]["channels"])
+                    for i, c in choices[select].items()}
+            flipped[select] = (sum((keep & ~choices[select][i].keep).sum() for i, keep in plan.items())
+                               / sum(keep.sum() for keep in plan.values()))
+            maps = [ref.backward(case.target, plan, float(gamma), conserve) for ref in (case.ref, single)]
+            errors[select, (gamma, conserve)].append((cli.rel(got.attribution, maps[0]), cli.rel(maps[1], maps[0])))
+    bad = []
+    for (select, (gamma, conserve)), pairs in errors.items():
+        ours, torchs = np.median(pairs, 0)
+        say(f"  bn {bn} {select:8s} gamma {gamma:3} {conserve:6s} relative L2 {ours:.1e}, of torch in float32 {torchs:.1e}"
+            f" ({flipped[select]:.1%} of the channels flipped)")
+        bound = BOUND if conserve == "off" else max(BOUND, SLACK * np.max(pairs, 0)[1])
+        if ours > bound or flipped[select] > FLIPPED:
+            bad.append((select, gamma, conserve))
+    ratio = np.exp(np.mean([np.log(ours / torchs) for pairs in errors.values() for ours, torchs in pairs]))
+    say(f"  bn {bn} {ratio:.2f} times torch's error")
+    assert not bad and ratio < MEAN, (bad, ratio)

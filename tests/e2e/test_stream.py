@@ -1,7 +1,9 @@
 """The daemon as a process, seen through its sockets only: frames in, explanations out, every frame accounted for."""
 import io
 import json
+import os
 import pathlib
+import re
 import struct
 import time
 
@@ -12,7 +14,7 @@ import zmq
 
 import cli
 import models
-from daemon import Collector, Daemon, go_tail, has_go, python_tail
+from daemon import Collector, Daemon, go_tail, has_go, python_tail, sections_of
 
 SIZE = 64
 VECTORS = pathlib.Path(cli.ROOT) / "clients/vectors"
@@ -241,6 +243,35 @@ def test_memory_and_start(tmp_path):
         assert d.metrics().get("process_resident_memory_bytes") - resident < 2e6
 
 
+def test_inspect_tells_what_a_worker_takes(tmp_path, say):
+    """A second worker's resident memory, once both have explained more classes than fit into engine.kept_cache, is what
+    inspect says of a worker and at most 16 MB: stacks, pictures, maps, queues, the allocator's own. The first worker with
+    every layer pruned stays below 2.2 times the weights and 100 MB."""
+    model, classes = models.export("resnet50", 224), 12
+    cli.write_calibration(tmp_path / "data", [models.picture(i, 224, classes) for i in range(2 * classes)],
+                          [i % classes for i in range(2 * classes)])
+    cli.calibrate(model, tmp_path / "data", tmp_path / "stats", parchgrad__layers=1.0)
+    settings = {"parchgrad.stats": str(tmp_path / "stats"), "explain.method": "parchgrad", "parchgrad.layers": 1.0}
+    options = cli.settings({"engine.tune": "off", **settings})
+    info = json.loads(cli.run("inspect", "--model", model, "--json", *options).stdout)
+    assert 0 < info["kept_bytes"] <= 24 << 20
+    resident = {}
+    for workers in (1, 2):
+        with Daemon(model, tmp_path, workers=workers, **sections_of(settings)) as d:
+            sockets = [d.connect(zmq.REQ, "rpc", RCVTIMEO=20000) for _ in range(workers)]
+            for i in range(2 * classes):
+                for s, stream in zip(sockets, ("cam0", "cam1")):  # one frame to each worker
+                    s.send_multipart(d.frame(stream, noise(i, 224), target=i % classes))
+                for s in sockets:
+                    s.recv_multipart()
+            resident[workers] = d.metrics().get("process_resident_memory_bytes")
+    more = resident[2] - resident[1]
+    say(f"  second worker {more * 1e-6:.1f} MB, session {info['session_bytes'] * 1e-6:.1f} MB, of these "
+        f"{info['kept_bytes'] * 1e-6:.1f} MB for kept channels")
+    assert -2e6 < more - info["session_bytes"] < 16e6
+    assert resident[1] < 2.2 * model.stat().st_size + 100e6
+
+
 def test_more_streams_than_allowed(model, tmp_path):
     with Daemon(model, tmp_path, limits={"streams": 2}) as d:
         for i in range(5):
@@ -421,6 +452,33 @@ def spins(d):
     """What the running process tells the OpenMP library about waiting."""
     entries = pathlib.Path(f"/proc/{d.process.pid}/environ").read_bytes().split(b"\0")
     return [e for e in entries if e.startswith((b"GOMP_SPINCOUNT=", b"OMP_WAIT_POLICY="))]
+
+
+def allowed(d):
+    """The lists of processors that the daemon's threads may run on."""
+    out = []
+    for status in pathlib.Path(f"/proc/{d.process.pid}/task").glob("*/status"):
+        out.append(re.search(r"Cpus_allowed_list:\s*(\S+)", status.read_text()).group(1))
+    return out
+
+
+def test_pinned_workers_have_processors_of_their_own(model, tmp_path):
+    mine = sorted(os.sched_getaffinity(0))
+    with Daemon(model, tmp_path, engine={"pin": "cores"}, workers=len(mine), model={"threads": 1}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        lists = allowed(d)
+        assert len(mine) == 1 or all(lists.count(str(cpu)) == 1 for cpu in mine), lists
+    with Daemon(model, tmp_path, engine={"pin": "cores"}, workers=len(mine) + 1, model={"threads": 1}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len(set(allowed(d))) == 1
+        assert d.log.read_text().count("more processors than") == 1
+
+
+def test_threads_bound_by_the_environment_have_their_processors(model, tmp_path):
+    """libgomp binds the first thread of a program; the one it becomes, for engine.wait, must find all processors."""
+    with Daemon(model, tmp_path, env={"OMP_PROC_BIND": "close"}, model={"threads": 0}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len({p for p in allowed(d) if p.isdigit()}) == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("wait,env,expected", [

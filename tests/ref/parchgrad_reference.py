@@ -139,7 +139,8 @@ class _Layer:
 
 
 class Reference:
-    """A float64 copy of `net` whose convolutions can be partitioned; `size` is one that it takes.
+    """A float64 copy of `net` whose convolutions can be partitioned; `size` is one that it takes. Another `dtype`
+    shows what rounding does to the same arithmetic.
 
         ref = Reference(net, fold=False)
         logits = ref.forward(x)                     numpy [classes], of the first output
@@ -149,12 +150,14 @@ class Reference:
     a tuple of indices and slices into the first output: the sum of what they name is explained.
     """
 
-    def __init__(self, net, fold=False, size=64):
+    def __init__(self, net, fold=False, size=64, dtype=torch.float64):
+        self.dtype = dtype
         self.net = copy.deepcopy(net).double().eval()
         for p in self.net.parameters():
             p.requires_grad_(False)
         if fold:
             _fold(self.net, size)
+        self.net.to(dtype)
         self.plan, self.gamma, self.conserve, self.splits, self.compat = {}, math.inf, "approx", {}, ()
         self.layers, self.x, self.y = [], None, None
         for name, module in self.net.named_modules():
@@ -177,7 +180,7 @@ class Reference:
 
     def forward(self, x):
         self.layers = []
-        self.x = torch.as_tensor(np.asarray(x), dtype=torch.float64).reshape(-1, *np.shape(x)[-3:])
+        self.x = torch.as_tensor(np.asarray(x), dtype=self.dtype).reshape(-1, *np.shape(x)[-3:])
         self.x.requires_grad_(True)
         y = self.net(self.x)
         self.y = y[0] if isinstance(y, tuple) else y

@@ -46,12 +46,13 @@ class Cell:
 class Pictures:
     """The photographs and the clip's frames as files, and the channel statistics of both."""
 
-    def __init__(self, folder, quick):
+    def __init__(self, folder, quick, only):
         self.folder = folder
-        self.photos = {name: photos.path(file) for name, file in list(PHOTOS.items())[:1 if quick else None]}
-        self.frames = {} if quick else dict(zip((f"frame {i}" for i in FRAMES), photos.clip(FRAMES)))
+        files = {name: photos.path(file) for name, file in list(PHOTOS.items())[:1 if quick else None]}
+        self.photos = {only: files[only]} if only else files
+        self.frames = {} if quick or only else dict(zip((f"frame {i}" for i in FRAMES), photos.clip(FRAMES)))
         (folder / "data").mkdir()
-        for path in self.photos.values():
+        for path in files.values():
             shutil.copy(path, folder / "data")
         for i, frame in enumerate(photos.clip(range(0, 250, 50 if quick else 6))):
             Image.fromarray(frame[:, :, ::-1]).save(folder / "data" / f"{i}.png")
@@ -153,6 +154,20 @@ def draw_sheet(cells, methods, originals, path):
     sheet.save(path)
 
 
+def draw_photo(cells, methods, name, original, path):
+    """One photograph: itself, then every method's picture, row by row."""
+    small, columns, row = font(11), 6, CELL + LINE + 4
+    pictures = [(original, f"{cells[methods[0], name].name} {cells[methods[0], name].probability:.2f}")]
+    pictures += [(cells[method, name].image(), method) for method in methods]
+    sheet = Image.new("RGB", (columns * (CELL + 4) - 4, -(-len(pictures) // columns) * row), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, caption) in enumerate(pictures):
+        left, top = i % columns * (CELL + 4), i // columns * row
+        sheet.paste(image.resize((CELL, CELL), Image.LANCZOS), (left, top))
+        draw.text((left + 1, top + CELL + 1), caption, "black", small)
+    sheet.save(path, quality=88)
+
+
 def write_page(cells, methods, originals, settings, path):
     """One file, nothing from elsewhere."""
     def picture(data, kind, title):
@@ -183,6 +198,7 @@ def arguments():
                         help="where gallery.png and gallery.html go (build/gallery)")
     parser.add_argument("--methods", metavar="A,B", help="only these (all of explain --list-methods)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a configuration key")
+    parser.add_argument("--photo", choices=PHOTOS, help="this photograph alone, and a small sheet, gallery.jpg")
     parser.add_argument("--quick", action="store_true", help="two methods, one photograph: does it work")
     return parser.parse_args()
 
@@ -198,13 +214,15 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     model = models.export("efficientnet_lite0", SIZE)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Pictures(pathlib.Path(folder), args.quick)
+        pictures = Pictures(pathlib.Path(folder), args.quick, args.photo)
         cli.run("calibrate", "--model", model, "--data", pictures.folder / "data", "--labels", "predicted", "--out",
                 pictures.folder / "stats", *cli.settings(settings))
         settings["parchgrad.stats"] = str(pictures.folder / "stats")
         if "crp" in methods:
             settings.setdefault("crp.channels", best_channels(model, settings, pictures))
         cells, originals = explain_all(model, settings, methods, pictures), pictures.originals()
+    if args.photo:
+        draw_photo(cells, methods, args.photo, originals[args.photo], args.out / "gallery.jpg")
     draw_sheet(cells, methods, originals, args.out / "gallery.png")
     write_page(cells, methods, originals, settings, args.out / "gallery.html")
     print(f"{args.out}/gallery.png and .html: {len(methods)} methods, {len(originals)} pictures")

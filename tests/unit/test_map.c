@@ -3,9 +3,11 @@
  * entropy and of Gini's coefficient as mean absolute difference. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "kernels/threads.h"
 #include "pipeline/map.h"
 
 enum { H = 5, W = 4, N = H * W };
@@ -36,8 +38,9 @@ Test(map, numbers) {
         cr_assert(sorted[i] >= sorted[i - 1]);
     cr_assert(fabs(pg_map_percentile(sorted, N, 99.5) - 3.42875) < 1e-6);
     cr_assert(fabs(pg_map_percentile(sorted, N, 30) - 0.5) < 1e-6);
-    cr_assert(fabs(pg_map_gini(sorted, N) - 0.416346153846154) < 1e-6);
-    cr_assert(fabs(pg_map_entropy(a, N) - 0.902480842779555) < 1e-6);
+    pg_map_spread spread = pg_map_measure(sorted, N);
+    cr_assert(fabs(spread.gini - 0.416346153846154) < 1e-6);
+    cr_assert(fabs(spread.entropy - 0.902480842779555) < 1e-6);
 }
 
 Test(map, ends_of_the_scales) {
@@ -45,14 +48,137 @@ Test(map, ends_of_the_scales) {
     for (int i = 0; i < N; i++)
         same[i] = 1e-30f;
     one[7] = -3e30f;
-    cr_assert(fabs(pg_map_entropy(same, N) - 1) < 1e-12);
-    cr_assert(fabs(pg_map_gini(pg_map_sort(&scratch, same), N)) < 1e-12);
-    cr_assert_eq(pg_map_entropy(one, N), 0);
-    cr_assert(fabs(pg_map_gini(pg_map_sort(&scratch, one), N) - (1 - 1.0 / N)) < 1e-12);
-    cr_assert_eq(pg_map_entropy(none, N), 0);
-    cr_assert_eq(pg_map_gini(pg_map_sort(&scratch, none), N), 0);
+    pg_map_spread spread = pg_map_measure(pg_map_sort(&scratch, same), N);
+    cr_assert(fabs(spread.entropy - 1) < 1e-12 && fabs(spread.gini) < 1e-12);
+    spread = pg_map_measure(pg_map_sort(&scratch, one), N);
+    cr_assert(spread.entropy == 0 && fabs(spread.gini - (1 - 1.0 / N)) < 1e-12);
+    spread = pg_map_measure(pg_map_sort(&scratch, none), N);
+    cr_assert(spread.entropy == 0 && spread.gini == 0);
+    spread = pg_map_measure(&same[0], 1);
+    cr_assert(spread.entropy == 0 && spread.gini == 0);
     one[3] = NAN;
     cr_assert(pg_map_finite(none, N) && !pg_map_finite(one, N));
+}
+
+/* ---- large maps, which a team shares ---- */
+
+enum { LARGE_H = 151, LARGE_W = 211, LARGE = LARGE_H * LARGE_W };
+
+static float large[LARGE], ordered[LARGE];
+
+/* What maps may look like: no two pixels alike over many octaves, all within a few units in the
+ * last place, three levels, mostly zeros of both signs, denormals beside the largest numbers,
+ * two buckets that meet where the parts of two threads do, all alike. */
+static float sample(int kind, int i) {
+    uint32_t random = (uint32_t)i * 2654435761u;
+    random ^= random >> 15;
+    float unit = (float)(random >> 8) / 16777216.0f, sign = random & 1 ? 1 : -1;
+    switch (kind) {
+    case 0:
+        return sign * expf(30 * unit - 20);
+    case 1:
+        return sign * (1 + (float)(random % 97) * 0x1p-23f);
+    case 2:
+        return sign * (float)(random % 3);
+    case 3:
+        return random % 10 ? 0 * sign : sign * unit;
+    case 4:
+        return random & 2 ? sign * unit * 1e-39f : sign * (3e38f + unit * 1e37f);
+    case 5:
+        return sign * ((i < LARGE / 2 ? 1 : 2) + unit / 16);
+    default:
+        return sign * 0.25f;
+    }
+}
+
+static int ascending(const void *x, const void *y) {
+    float u = *(const float *)x, v = *(const float *)y;
+    return (u > v) - (u < v);
+}
+
+/* Long double sums over the values as they are defined. */
+static pg_map_spread spread_of(const float *values, int count) {
+    long double sum = 0, ranked = 0, share = 0, logged = 0;
+    for (int i = 0; i < count; i++) {
+        long double x = values[i], v = x / values[count - 1];
+        sum += x;
+        ranked += (i + 1) * x;
+        share += v;
+        logged += v > 0 ? v * logl(v) : 0;
+    }
+    return (pg_map_spread){.entropy = (double)((logl(share) - logged / share) / logl(count)),
+                           .gini = (double)(2 * ranked / (count * sum) - (count + 1.0L) / count)};
+}
+
+/* Whatever the number of threads: the order of qsort, and the same figures to the bit. The
+ * entropy's logarithms are pg_logf's, whose error is below 1e-7 of max(1, |ln x|), and |ln x| is
+ * below 200 where x still counts. */
+Test(map, sorts_and_measures_with_any_team) {
+    pg_map_scratch s;
+    cr_assert_eq(pg_map_scratch_create(LARGE_H, LARGE_W, 0, &s, NULL), PG_OK);
+    for (int kind = 0; kind < 7; kind++) {
+        for (int i = 0; i < LARGE; i++) {
+            large[i] = sample(kind, i);
+            ordered[i] = fabsf(large[i]);
+        }
+        qsort(ordered, LARGE, sizeof ordered[0], ascending);
+        pg_map_spread want = spread_of(ordered, LARGE), first = want;
+        for (int threads = 1; threads <= 6; threads++) {
+            pg_threads_set(threads);
+            const float *sorted = pg_map_sort(&s, large);
+            cr_assert_eq(memcmp(sorted, ordered, sizeof ordered), 0, "kind %d, %d threads", kind,
+                         threads);
+            pg_map_spread spread = pg_map_measure(sorted, LARGE);
+            cr_assert(fabs(spread.entropy - want.entropy) < 1e-6, "kind %d: %.9g, not %.9g", kind,
+                      spread.entropy, want.entropy);
+            cr_assert(fabs(spread.gini - want.gini) < 1e-12, "kind %d: %.15g, not %.15g", kind,
+                      spread.gini, want.gini);
+            first = threads == 1 ? spread : first;
+            cr_assert(spread.entropy == first.entropy && spread.gini == first.gini);
+        }
+    }
+    pg_map_scratch_destroy(&s);
+}
+
+/* Maps from one pixel on, through every way a bucket is sorted. */
+Test(map, sorts_small_maps) {
+    for (int kind = 0; kind < 7; kind++)
+        for (int count = 1; count < 200; count++) {
+            pg_map_scratch s;
+            cr_assert_eq(pg_map_scratch_create(1, count, 0, &s, NULL), PG_OK);
+            for (int i = 0; i < count; i++) {
+                large[i] = sample(kind, i);
+                ordered[i] = fabsf(large[i]);
+            }
+            qsort(ordered, (size_t)count, sizeof ordered[0], ascending);
+            const float *sorted = pg_map_sort(&s, large);
+            cr_assert_eq(memcmp(sorted, ordered, (size_t)count * sizeof ordered[0]), 0);
+            pg_map_scratch_destroy(&s);
+        }
+}
+
+Test(map, smooths_alike_with_any_team) {
+    pg_map_scratch s;
+    cr_assert_eq(pg_map_scratch_create(LARGE_H, LARGE_W, 2.5, &s, NULL), PG_OK);
+    for (int threads = 1; threads <= 3; threads++) {
+        pg_threads_set(threads);
+        for (int i = 0; i < LARGE; i++)
+            large[i] = sample(0, i);
+        pg_map_smooth(&s, large);
+        if (threads == 1)
+            memcpy(ordered, large, sizeof large);
+        cr_assert_eq(memcmp(large, ordered, sizeof large), 0);
+    }
+    pg_map_scratch_destroy(&s);
+}
+
+Test(map, sorts_what_is_not_finite) { /* an overlay's sum of large attributions may not be */
+    const float odd[4] = {INFINITY, -1, -INFINITY, 0};
+    pg_map_scratch s;
+    cr_assert_eq(pg_map_scratch_create(2, 2, 0, &s, NULL), PG_OK);
+    const float *sorted = pg_map_sort(&s, odd);
+    cr_assert(sorted[0] == 0 && sorted[1] == 1 && isinf(sorted[2]) && isinf(sorted[3]));
+    pg_map_scratch_destroy(&s);
 }
 
 Test(map, reduces_in_both_layouts) {
@@ -71,6 +197,33 @@ Test(map, reduces_in_both_layouts) {
         cr_assert_eq(memcmp(p, cases[i].want, sizeof p), 0);
         cr_assert_eq(memcmp(l, cases[i].want, sizeof l), 0);
     }
+}
+
+/* Large enough for a team, and no multiple of anything. */
+Test(map, reduces_large_maps) {
+    enum { AREA = 5 * 2048 + 13 };
+    static float plain[3 * AREA], last[3 * AREA], from_plain[AREA], from_last[AREA];
+    for (int i = 0; i < AREA; i++)
+        for (int c = 0; c < 3; c++)
+            plain[c * AREA + i] = last[3 * i + c] = sample(0, 3 * i + c);
+    static const pg_reduce ways[] = {PG_REDUCE_MEAN_ABS, PG_REDUCE_MAX_ABS, PG_REDUCE_SUM_ABS,
+                                     PG_REDUCE_SUM};
+    for (size_t w = 0; w < 4; w++)
+        for (int threads = 1; threads <= 3; threads++) {
+            pg_threads_set(threads);
+            pg_map_reduce(ways[w], plain, PG_PLAIN, 3, AREA, from_plain);
+            pg_map_reduce(ways[w], last, PG_CHANNELS_LAST, 3, AREA, from_last);
+            cr_assert_eq(memcmp(from_plain, from_last, sizeof from_last), 0);
+            for (int i = 0; i < AREA; i++) {
+                double x = last[3 * i], y = last[3 * i + 1], z = last[3 * i + 2];
+                double want = ways[w] == PG_REDUCE_SUM       ? x + y + z
+                              : ways[w] == PG_REDUCE_MAX_ABS ? fmax(fabs(x), fmax(fabs(y), fabs(z)))
+                                                             : fabs(x) + fabs(y) + fabs(z);
+                want /= ways[w] == PG_REDUCE_MEAN_ABS ? 3 : 1;
+                double bound = 4e-7 * (fabs(x) + fabs(y) + fabs(z)); /* of sums in float */
+                cr_assert(fabs((double)from_last[i] - want) <= bound);
+            }
+        }
 }
 
 /* Frame 10 x 14, map 4 x 5 at twice the size, moved by (1, 2). */

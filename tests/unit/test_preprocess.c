@@ -3,9 +3,11 @@
  * crop; without crop: Resize((h, w)). They must come out to the bit. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/mem.h"
+#include "kernels/threads.h"
 #include "pipeline/preprocess.h"
 
 static const struct {
@@ -201,6 +203,123 @@ Test(preprocess, tensors) {
         memcpy(bytes + 1 + 20, &bad[i], 4);
         cr_assert_eq(pg_preprocess_tensor(p, &f, plain, PG_PLAIN, NULL), PG_DROP_MALFORMED);
     }
+    pg_preprocess_destroy(&p);
+}
+
+enum { SIDE = 150, AREA = SIDE * SIDE }; /* large enough for a team */
+
+static float wanted_of(const pg_input_options *o, int c, int value) {
+    return (float)(((double)value * (double)o->scale - (double)o->mean[c]) / (double)o->std[c]);
+}
+
+/* A picture of the network's own size, in either layout and by any team: to the byte what was sent.
+ */
+Test(preprocess, leaves_pictures_of_its_size) {
+    static float plain[3 * AREA], last[3 * AREA];
+    for (int bgr = 0; bgr < 2; bgr++) /* of the picture and of the network */
+        for (int threads = 1; threads <= 3; threads++) {
+            pg_threads_set(threads);
+            pg_input_options options = options_of(0, true);
+            options.bgr = bgr;
+            pg_preprocess *p = make(&options, 3, SIDE, SIDE);
+            uint8_t *data = draw(SIDE, SIDE, 3 * SIDE + 7, bgr);
+            pg_picture picture = {data, SIDE, SIDE, 3 * SIDE + 7, 3, bgr};
+            cr_assert_eq(pg_preprocess_picture(p, &picture, plain, PG_PLAIN, NULL), PG_DROP_NONE);
+            cr_assert_eq(pg_preprocess_picture(p, &picture, last, PG_CHANNELS_LAST, NULL),
+                         PG_DROP_NONE);
+            for (int i = 0; i < AREA; i++)
+                for (int c = 0; c < 3; c++) {
+                    int value = pixel(i % SIDE, i / SIDE, c), to = bgr ? 2 - c : c;
+                    cr_assert_eq(pg_preprocess_rgb(p)[3 * i + c], value);
+                    cr_assert_eq(last[3 * i + to], wanted_of(&options, to, value));
+                    cr_assert_eq(plain[to * AREA + i], last[3 * i + to]);
+                }
+            pg_free(data);
+            pg_preprocess_destroy(&p);
+        }
+}
+
+Test(preprocess, resizes_alike_with_any_team) {
+    static float one[3 * AREA], many[3 * AREA];
+    static uint8_t rgb[3 * AREA];
+    pg_input_options options = options_of(160, true);
+    pg_preprocess *p = make(&options, 3, SIDE, SIDE);
+    uint8_t *data = draw(331, 217, 3 * 331, false);
+    pg_picture picture = {data, 331, 217, 3 * 331, 3, false};
+    pg_threads_set(1);
+    pg_preprocess_picture(p, &picture, one, PG_CHANNELS_LAST, NULL);
+    memcpy(rgb, pg_preprocess_rgb(p), sizeof rgb);
+    for (int threads = 2; threads <= 4; threads++) {
+        pg_threads_set(threads);
+        memset(many, 0, sizeof many);
+        pg_preprocess_picture(p, &picture, many, PG_CHANNELS_LAST, NULL);
+        cr_assert_eq(memcmp(many, one, sizeof one), 0);
+        cr_assert_eq(memcmp(pg_preprocess_rgb(p), rgb, sizeof rgb), 0);
+    }
+    pg_free(data);
+    pg_preprocess_destroy(&p);
+}
+
+/* Tensors come back as pictures, and a picture after a tensor is its own. */
+Test(preprocess, draws_tensors) {
+    static float values[3 * AREA], dst[3 * AREA];
+    for (int i = 0; i < 3 * AREA; i++) /* some beyond black and white */
+        values[i] = (float)((i * 7919L) % 1009) / 168 - 3;
+    for (int channels = 1; channels <= 3; channels += 2)
+        for (int bgr = 0; bgr < 2; bgr++)
+            for (int last = 0; last < 2; last++) {
+                pg_threads_set(1 + (bgr + last) % 3);
+                pg_input_options options = options_of(0, true);
+                options.bgr = bgr;
+                pg_preprocess *p = make(&options, channels, SIDE, SIDE);
+                pg_frame f = {
+                    .format = PG_FMT_F32CHW,
+                    .width = SIDE,
+                    .height = SIDE,
+                    .pixels = {(uint8_t *)values, sizeof(float) * AREA * (size_t)channels}};
+                pg_layout layout = last ? PG_CHANNELS_LAST : PG_PLAIN;
+                cr_assert_eq(pg_preprocess_tensor(p, &f, dst, layout, NULL), PG_DROP_NONE);
+                const uint8_t *rgb = pg_preprocess_rgb(p);
+                for (int i = 0; i < AREA; i++)
+                    for (int c = 0; c < 3; c++) {
+                        int k = channels == 1 ? 0 : bgr ? 2 - c : c;
+                        float v = values[k * AREA + i];
+                        cr_assert_eq(dst[last ? channels * i + k : k * AREA + i], v);
+                        double want = ((double)v * options.std[k] + options.mean[k]) * 255;
+                        want = fmin(fmax(want, 0), 255);
+                        cr_assert(fabs(rgb[3 * i + c] - want) <= 0.51);
+                    }
+                uint8_t *data = draw(SIDE, SIDE, 3 * SIDE, false);
+                pg_picture picture = {data, SIDE, SIDE, 3 * SIDE, 3, false};
+                cr_assert_eq(pg_preprocess_tensor(p, &f, dst, layout, NULL), PG_DROP_NONE);
+                cr_assert_eq(pg_preprocess_picture(p, &picture, dst, layout, NULL), PG_DROP_NONE);
+                cr_assert_eq(memcmp(pg_preprocess_rgb(p), data, 3 * AREA), 0);
+                pg_free(data);
+                pg_preprocess_destroy(&p);
+            }
+}
+
+Test(preprocess, names_the_value_that_is_not_finite) {
+    static float values[3 * AREA], dst[3 * AREA];
+    pg_input_options options = options_of(0, true);
+    pg_preprocess *p = make(&options, 3, SIDE, SIDE);
+    pg_frame f = {.format = PG_FMT_F32CHW,
+                  .width = SIDE,
+                  .height = SIDE,
+                  .pixels = {(uint8_t *)values, sizeof values}};
+    static const int places[] = {0, AREA + 5, 3 * AREA - 1};
+    for (int last = 0; last < 2; last++)
+        for (int i = 0; i < 3; i++) {
+            char want[64];
+            pg_diag diag = {""};
+            values[places[i]] = i == 1 ? -INFINITY : NAN;
+            snprintf(want, sizeof want, "value %d is not finite", places[i]);
+            cr_assert_eq(
+                pg_preprocess_tensor(p, &f, dst, last ? PG_CHANNELS_LAST : PG_PLAIN, &diag),
+                PG_DROP_MALFORMED);
+            cr_assert(strstr(diag.text, want), "%s", diag.text);
+            values[places[i]] = 0;
+        }
     pg_preprocess_destroy(&p);
 }
 
