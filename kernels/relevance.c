@@ -347,12 +347,6 @@ void pg_relevance_divide(int64_t count, float stabiliser, const float *r,
         divide_range(smaller(RANGE, count - i), stabiliser, r, part, r_part, i);
 }
 
-void pg_relevance_add(int64_t count, const float *x, float *r) {
-#pragma omp parallel for schedule(static) if (count > RANGE)
-    for (int64_t i = 0; i < count; i += RANGE)
-        add_range(smaller(RANGE, count - i), x + i, r + i);
-}
-
 void pg_relevance_weigh(int64_t count, const float *x, float *r) {
 #pragma omp parallel for schedule(static) if (count > RANGE)
     for (int64_t i = 0; i < count; i += RANGE)

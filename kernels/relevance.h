@@ -136,9 +136,6 @@ void pg_relevance_share(int64_t count, float factor, float stabiliser, const flo
 void pg_relevance_divide(int64_t count, float stabiliser, const float *r,
                          const float *const part[2], float *const r_part[2]);
 
-/* r = r + x. */
-void pg_relevance_add(int64_t count, const float *x, float *r);
-
 /* r = r * x. */
 void pg_relevance_weigh(int64_t count, const float *x, float *r);
 

@@ -1,6 +1,7 @@
 /* Relevance through a session, node by node. */
 #include <string.h>
 
+#include "kernels/channel_ops.h"
 #include "kernels/mem.h"
 #include "pipeline/lrp.h"
 
@@ -127,7 +128,7 @@ static void pass(const pg_lrp_walk *w, int node, const pg_op *op, const pg_op_io
     if (io->d_src[0] == NULL || io->d_src[0] == io->d_dst[0] || joined)
         return;
     if (io->add != NULL && io->add[0])
-        pg_relevance_add(count, io->d_dst[0], io->d_src[0]);
+        pg_channel_add(count, io->d_dst[0], io->d_src[0]);
     else
         memcpy(io->d_src[0], io->d_dst[0], (size_t)count * sizeof(float));
 }
