@@ -5,6 +5,7 @@
 #include "daemon/clock.h"
 #include "daemon/log.h"
 #include "kernels/mem.h"
+#include "kernels/threads.h"
 
 int64_t pg_engine_max_message(const pg_config *config) {
     uint64_t frame = config->limits.frame_bytes;
@@ -23,6 +24,7 @@ static bool has_rpc(const pg_config *config) { return config->rpc.bind[0] != '\0
 static pg_err build(pg_engine *e, pg_diag *diag) {
     const pg_config *config = e->config;
     pg_err err = pg_explainer_create(&config->explain, &e->explainer, diag);
+    pg_threads_release(); /* from here on the workers' teams compute */
     if (err == PG_OK)
         err = pg_metrics_create(&e->metrics, diag);
     if (err == PG_OK)

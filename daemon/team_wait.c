@@ -9,6 +9,11 @@
  * took 7.8 ms with 200 spins, 4.2 with 2000 or more, ResNet-50's 35.5 and 30.3. So 2000 it is: as fast
  * as can be where nobody else is, half as fast again as the best where twenty others are.
  *
+ * In serve, whose other threads wake now and then, teams get out of step: who wakes late makes the
+ * next one sleep, and a whole frame may go on like that (forward 4 or 11 ms, half of the frames
+ * each; 4 to 5 ms actively). Ten times as many spins cure most of it, but where two other programs
+ * are busy a frame then takes 15 or 105 ms.
+ *
  * libgomp reads its environment before main, so the only way to tell it is to begin again. */
 #include "daemon/team_wait.h"
 

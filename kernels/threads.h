@@ -6,4 +6,9 @@
  * per thread, so every worker calls it before it prepares or runs anything. Returns the size. */
 int pg_threads_set(int count);
 
+/* Ends the threads of the calling thread's team, until it needs them again. libgomp counts all that
+ * there are, and where they are more than processors they wait asleep instead of spinning: a thread
+ * that has loaded a model and will not compute any more must not keep them. */
+void pg_threads_release(void);
+
 #endif
