@@ -9,7 +9,8 @@
  *
  * A way that packs weights into more bytes (Winograd: 16/9 or 4 times as many, which conv_lines.h
  * cannot read) must be worth them, 15 % faster; that keeps Winograd where maps are large, and where
- * it halves the time.
+ * it halves the time. Where the gradient usually takes the short way of conv_kept.h, which would then
+ * need a copy of the weights besides, they are not worth it at all (`lean`).
  *
  * With one thread the clock is the thread's processor time, which other programs disturb less. */
 #include "kernels/conv_tune.h"
@@ -67,6 +68,8 @@ static void write_key(const pg_conv_path_spec *spec, char key[PG_CONV_KEY_MAX]) 
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " %lld", (long long)n[i]);
     if (pg_conv_path_is_sparse(spec) && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " sparse");
+    if (spec->lean && used < PG_CONV_KEY_MAX)
+        used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " lean");
     if (spec->library_only && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " library");
     if (!spec->backward && used < PG_CONV_KEY_MAX)
@@ -239,8 +242,9 @@ static const pg_conv_way *measure(const pg_conv_path_spec *spec, const bench *b,
         if (!worth_trying(spec, other.way, own) ||
             pg_conv_path_make(&other, &candidate, NULL) != PG_OK)
             continue;
-        uint64_t ns =
-            strcmp(candidate.impl, path->impl) ? time_path(b, &candidate, best) : UINT64_MAX;
+        bool tried = strcmp(candidate.impl, path->impl) != 0 &&
+                     !(spec->lean && candidate.packed_bytes > path->packed_bytes);
+        uint64_t ns = tried ? time_path(b, &candidate, best) : UINT64_MAX;
         double needed = candidate.packed_bytes > path->packed_bytes ? WORTH_MEMORY : FASTER;
         bool faster = (double)ns < needed * (double)best;
         pg_conv_path loser = faster ? *path : candidate;

@@ -94,6 +94,7 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
     spec.bf16 = spec.in_bf16 = conv->bf16;
+    spec.lean = conv->most_kept > 0;
     if (!err)
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->backward, diag);
     if (!err && conv->most_kept > 0)

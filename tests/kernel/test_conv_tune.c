@@ -316,3 +316,30 @@ Test(conv_tune, what_is_told_is_checked) {
     pg_conv_tuner_free(&tuner);
     cr_assert_null(tuner.choices);
 }
+
+/* Where Winograd is at home, and asked for nothing but speed it may win. */
+Test(conv_tune, lean_is_no_larger_than_the_default) {
+    static pg_diag diag;
+    bench b;
+    open(&b, &more[0]);
+    for (int backward = 0; backward < 2; backward++) {
+        pg_conv_path_spec spec = {
+            .geometry = &b.g, .backward = backward, .weights = b.w, .lean = true};
+        pg_conv_tuner tuner = {.active = true, .budget_ns = 1000000000};
+        pg_conv_path lean = {0}, usual = {0};
+        cr_assert_eq(pg_conv_path_make(&spec, &usual, &diag), PG_OK, "%s", diag.text);
+        for (int known = 0; known < 2; known++) {
+            cr_assert_eq(pg_conv_tuner_make(&tuner, &spec, &lean, &diag), PG_OK, "%s", diag.text);
+            cr_assert_leq(lean.packed_bytes, usual.packed_bytes, "%s", lean.impl);
+            pg_conv_path_free(&lean);
+        }
+        spec.lean = false; /* a choice of its own */
+        int before = tuner.count;
+        cr_assert_eq(pg_conv_tuner_make(&tuner, &spec, &lean, &diag), PG_OK, "%s", diag.text);
+        cr_assert_eq(tuner.count, before + 1);
+        pg_conv_path_free(&lean);
+        pg_conv_path_free(&usual);
+        pg_conv_tuner_free(&tuner);
+    }
+    close(&b);
+}
