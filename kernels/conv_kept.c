@@ -170,7 +170,6 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path
         return err;
     }
     out->capacity = blocks(most) * BLOCK;
-    out->sinks = pg_conv_path_sinks(&out->path);
     plan(out);
     pg_conv_kept_remember(out, 1);
     return PG_OK;

@@ -35,7 +35,6 @@ typedef struct pg_conv_kept {
     int entries;            /* masks a session remembers */
     size_t staging, result, scratch; /* where in scratch: [capacity, row] if there are rows,
                                         [in_positions, capacity], the path's own */
-    bool sinks; /* pg_conv_kept_feed */
 } pg_conv_kept;
 
 /* The short way for masks of up to `most` channels of the convolution `full` describes (weights in
@@ -79,10 +78,9 @@ pg_conv_columns pg_conv_kept_choose(const pg_conv_kept *kept, pg_conv_kept_state
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *state,
                             const float *columns, const uint8_t *keep, bool lasting);
 
-/* If kept->sinks: the same, plus skip (NULL: 0), into the sink instead of d_src. */
-struct pg_conv_sink;
+/* If the path sinks: the same, plus skip (NULL: 0), into the sink instead of d_src. */
 pg_err pg_conv_kept_feed(const pg_conv_kept *kept, pg_conv_kept_state *state, const float *columns,
                          const uint8_t *keep, bool lasting, const float *skip,
-                         const struct pg_conv_sink *sink);
+                         const pg_conv_sink *sink);
 
 #endif

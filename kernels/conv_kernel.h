@@ -32,7 +32,7 @@ typedef struct pg_conv_call {
     float *out;           /* backward: d_src */
     void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
     const float *skip;    /* added to what comes out, if path->adds or there is a sink; or NULL */
-    const struct pg_conv_sink *sink; /* gets what comes out, instead of `out`; NULL: none */
+    const pg_conv_sink *sink; /* gets what comes out, instead of `out`; NULL: none */
 } pg_conv_call;
 
 typedef struct pg_conv_kernel {

@@ -1,8 +1,9 @@
 /* Backward of a convolution with ParchGrad's split (method.md section 2): the gradient at its
- * output in two groups of channels, measured, multiplied by a factor each, and sent on. Three ways:
+ * output in two groups of channels, measured, multiplied by a factor each, and sent on. The ways:
  *
  *   over all channels           finite gamma, or no short way
  *   over the kept ones          the others are dropped: conv_kept.h
+ *                               the gradient as an array, or in rows (pg_rows in op.h)
  *   over the live ones          the gradient came with those that are not zero side by side
  *
  * A skip gets dL/dy whole. Where nothing is to be split after all the result is bit for bit the
@@ -163,10 +164,24 @@ static pg_err run_columns(const pg_conv_op *conv, const pg_op_io *io, const pg_c
     return pg_conv_kept_execute(&conv->kept, state->kept, s->columns, columns, lasting);
 }
 
-/* Weights of the channels that are not kept. */
-static void weigh_others(const pg_conv_op *conv, const pg_op_io *io, float *low) {
+/* The kept channels as columns, and the weights of the others. */
+static pg_conv_split split_kept(const pg_conv_op *conv, const pg_op_io *io, char *memory) {
+    pg_conv_split s = split_in(conv, memory);
+    pick_columns(conv, io, io->prune->keep, false, &s.pick);
     for (int64_t c = 0; c < conv->geometry.out_c; c++)
-        low[c] = io->prune->keep[c] ? 0.0f : bn_scale(conv, c);
+        s.low_all[c] = io->prune->keep[c] ? 0.0f : bn_scale(conv, c);
+    return s;
+}
+
+/* Once the groups are weighed: over the kept channels alone, if it has turned out that the others
+ * are dropped. */
+static pg_err finish_kept(const pg_conv_op *conv, const pg_op_io *io, const pg_conv_split *s) {
+    if (s->weighed && s->low == 0.0f)
+        return run_columns(conv, io, s, io->prune->keep, io->prune->lasting);
+    bool in_rows = io->d_dst_rows && io->d_dst_rows->taken; /* then a skip has it */
+    const void *gradient = in_rows ? io->d_src[1] : pg_conv_gradient(conv, io);
+    return s->weighed ? run_scaled(conv, io, gradient, s->high, s->low)
+                      : pg_conv_backward_all(conv, io, gradient);
 }
 
 /* Who gets dL/dy whole; NULL: nobody. */
@@ -174,21 +189,15 @@ static float *skip_of(const pg_conv_op *conv, const pg_op_io *io) {
     return conv->skip ? io->d_src[1] : NULL;
 }
 
-/* Over the kept channels alone, if it turns out that the others are dropped. */
 static pg_err backward_kept(const pg_conv_op *conv, const pg_op_io *io) {
     const pg_split_source source = split_source(conv, io);
-    pg_conv_split s = split_in_scratch(conv, io);
+    pg_conv_split s = split_kept(conv, io, pg_conv_at(io, conv->scratch.split));
     if (!source.dst)
         pg_conv_pass_on(conv, io);
-    pick_columns(conv, io, io->prune->keep, false, &s.pick);
-    weigh_others(conv, io, s.low_all);
     pg_split_keep(&source, s.low_all, &s.pick, source.dst ? skip_of(conv, io) : NULL, s.columns,
                   s.s_high, s.s_low);
-    if (!weigh(conv, io, &s))
-        return pg_conv_backward_all(conv, io, pg_conv_gradient(conv, io));
-    if (s.low != 0.0f)
-        return run_scaled(conv, io, pg_conv_gradient(conv, io), s.high, s.low);
-    return run_columns(conv, io, &s, io->prune->keep, io->prune->lasting);
+    weigh(conv, io, &s);
+    return finish_kept(conv, io, &s);
 }
 
 /* From a gradient that came with its live channels side by side: those, whatever is kept of them.
@@ -217,9 +226,7 @@ bool pg_conv_rows_begin(const pg_op *op, const pg_op_io *io) {
     pg_conv_state *state = io->state;
     if (!io->d_src[0] || !goes_short(conv, io))
         return false;
-    state->in_rows = split_in(conv, io->d_dst_rows->memory);
-    pick_columns(conv, io, io->prune->keep, false, &state->in_rows.pick);
-    weigh_others(conv, io, state->in_rows.low_all);
+    state->in_rows = split_kept(conv, io, io->d_dst_rows->memory);
     return true;
 }
 
@@ -239,10 +246,8 @@ void pg_conv_rows_take(const pg_op *op, const pg_op_io *io, int64_t first, int64
         source.dst += at;
     else if (all)
         memcpy(all, rows, (size_t)(count * source.channels) * sizeof *rows);
-    pg_split_keep_here(&source, s->low_all, &s->pick,
-                       !source.dst ? NULL
-                       : all       ? all
-                                   : rows,
+    float *through = all ? all : rows; /* the activation */
+    pg_split_keep_here(&source, s->low_all, &s->pick, source.dst ? through : NULL,
                        s->columns + first * s->pick.width, s->s_high + first, s->s_low + first);
 }
 
@@ -254,19 +259,10 @@ bool pg_conv_rows_end(const pg_op *op, const pg_op_io *io) {
     return dropped || skip_of(conv, io);
 }
 
-static pg_err backward_rows(const pg_conv_op *conv, const pg_op_io *io) {
-    const pg_conv_state *state = io->state;
-    const pg_conv_split *s = &state->in_rows;
-    if (!s->weighed)
-        return pg_conv_backward_all(conv, io, io->d_src[1]);
-    if (s->low != 0.0f)
-        return run_scaled(conv, io, io->d_src[1], s->high, s->low);
-    return run_columns(conv, io, s, io->prune->keep, io->prune->lasting);
-}
-
 pg_err pg_conv_backward_split(const pg_conv_op *conv, const pg_op_io *io) {
+    const pg_conv_state *state = io->state;
     if (io->d_dst_rows && io->d_dst_rows->taken)
-        return backward_rows(conv, io);
+        return finish_kept(conv, io, &state->in_rows);
     if (io->d_dst_live && io->d_dst_live->keep)
         return backward_live(conv, io);
     if (!high_group(io))

@@ -162,7 +162,7 @@ static pg_err prepare(pg_op *op, pg_diag *diag) {
     op->state_bytes = conv->kept.state_bytes;
     op->live_most = conv->skip ? 0 : conv->kept.capacity;
     op->rows_bytes = conv->kept.capacity && !conv->bf16 ? conv->split.end : 0;
-    op->gives_rows = conv->kept.sinks;
+    op->gives_rows = pg_conv_path_sinks(&conv->kept.path);
     int n = snprintf(conv->impl, sizeof conv->impl, "%s, backward %s", conv->forward.impl,
                      conv->backward.impl);
     if (conv->kept.capacity)

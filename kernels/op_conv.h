@@ -77,7 +77,8 @@ typedef struct pg_group_moments {
 
 /* How one convolution's output gradient is to be partitioned in one backward pass. Borrowed for the
  * length of the pass. `weigh` decides, from the moments, by what the two groups are multiplied;
- * returning false leaves the gradient as it is. It is called once, from the session's thread. */
+ * returning false leaves the gradient as it is. It is called from the session's thread, a second
+ * time with the same moments where a gradient in rows has to come again as an array. */
 typedef struct pg_conv_prune {
     const uint8_t *keep; /* [C_out], 1: in H; NULL: plain gradient at this convolution */
     bool lasting;        /* the same mask will come again with other frames */

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/channel_ops.h"
 #include "kernels/conv_tune.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
@@ -284,11 +285,6 @@ PG_CLONES static void share_signed_range(int64_t n, float sign, bool at_zero, fl
         s[i] = sign * y[i] > 0 || (at_zero && y[i] == 0) ? r[i] / stabilised(z[i], epsilon) : 0;
 }
 
-PG_CLONES static void add_range(int64_t n, const float *x, float *r) {
-    for (int64_t i = 0; i < n; i++)
-        r[i] += x[i];
-}
-
 PG_CLONES static void weigh_range(int64_t n, const float *x, float *r) {
     for (int64_t i = 0; i < n; i++)
         r[i] *= x[i];
@@ -462,7 +458,7 @@ static void flat(const pg_relevance *r, const pg_relevance_io *io) {
         pg_window_inside(&w, oy, &first, &last);
         spread(r, io->r + oy * g->out_w * g->out_c, last - first, line);
         for (int64_t ky = first; ky < last; ky++)
-            add_range(width, line, sums + pg_window_at(&w, oy, ky) * width);
+            pg_channel_add(width, line, sums + pg_window_at(&w, oy, ky) * width);
     }
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < channels; c++)

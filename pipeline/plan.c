@@ -62,7 +62,7 @@ static void forward_blocks(planner *p) {
                 live_until(&p->blocks[block], p->end);
             plan->dst[k] = (size_t)block;
         }
-        plan->saved = PG_NOWHERE;
+        plan->saved = plan->rows = PG_NOWHERE;
         if (node->op->saved_bytes > 0)
             plan->saved =
                 (size_t)new_block(p, node->op->saved_bytes, i, p->backward ? p->end : i);
@@ -135,10 +135,11 @@ static void share_gradients(planner *p, const pg_node *node, pg_node_plan *plan)
  * maker with that very value. */
 static void hand_over(planner *p, const pg_node *node, int step, pg_node_plan *plan) {
     const pg_graph *g = p->graph;
+    if (!node->op->gives_rows)
+        return;
     int value = node->src[0], maker = p->maker[value];
-    plan->rows = PG_NOWHERE;
-    if (!node->op->gives_rows || p->left[p->root[value]] > 0 || maker < 0 ||
-        g->nodes[maker].op->alias || g->nodes[maker].op->rows_bytes == 0)
+    if (p->left[p->root[value]] > 0 || maker < 0 || g->nodes[maker].op->alias ||
+        g->nodes[maker].op->rows_bytes == 0)
         return;
     int block = new_block(p, g->nodes[maker].op->rows_bytes, step, 2 * g->n_nodes - 1 - maker);
     plan->rows = (size_t)block;
@@ -179,8 +180,7 @@ static void backward_blocks(planner *p) {
                        node->op->in_place == k + 1 ? (int)plan->d_dst[0] : -1, node->op->adds,
                        &plan->d_src[k]);
         }
-        if (node->op->n_src > 0)
-            hand_over(p, node, step, plan);
+        hand_over(p, node, step, plan);
         if (pg_defect("leak"))
             share_gradients(p, node, plan);
     }
@@ -230,8 +230,7 @@ static void resolve_all(planner *p) {
             if (gradient)
                 resolve(p, &plan->d_dst[k]);
         }
-        if (gradient && op->n_src > 0)
-            resolve(p, &plan->rows);
+        resolve(p, &plan->rows);
         resolve(p, &plan->saved);
     }
     int logits = p->root[g->logits], input = p->root[g->input];

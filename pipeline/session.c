@@ -83,7 +83,7 @@ static bool join(pg_session *s, int index, const int *readers, const int *makers
 static bool join_rows(pg_session *s, int index, const int *makers) {
     const pg_node *node = &s->model->graph.nodes[index];
     const pg_node_plan *plan = &s->model->plan.nodes[index];
-    if (node->op->alias || node->op->n_src == 0 || plan->rows == PG_NOWHERE)
+    if (plan->rows == PG_NOWHERE)
         return true;
     int maker = makers[node->src[0]];
     pg_rows *rows = pg_pool_array(&s->pool, 1, sizeof *rows);
