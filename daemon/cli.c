@@ -12,8 +12,8 @@
 #include "daemon/log.h"
 
 static const pg_command *const commands[] = {
-    &pg_command_explain, &pg_command_calibrate,    &pg_command_inspect, &pg_command_evaluate, &pg_command_bench,
-    &pg_command_serve,   &pg_command_check_config, &pg_command_version,
+    &pg_command_explain, &pg_command_calibrate, &pg_command_inspect,      &pg_command_evaluate,
+    &pg_command_bench,   &pg_command_serve,     &pg_command_check_config, &pg_command_version,
 };
 
 static const pg_cli_option option_config = {"--config", "FILE", NULL, "configuration file (YAML)"};
@@ -212,7 +212,9 @@ pg_err pg_cli_config(const pg_cli *cli, const pg_config **out, pg_diag *diag) {
         pg_config_destroy(out);
         return err;
     }
-    pg_team_wait_set((*out)->wait, cli->argv);
+    int threads = (*out)->explain.threads;
+    pg_team_start((*out)->wait, (*out)->pin, threads > 0 ? threads : pg_team_processors(),
+                  cli->argv);
     pg_log_init((*out)->log_level);
     return PG_OK;
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "daemon/team_pin.h"
-#include "daemon/team_wait.h"
+#include "daemon/team_start.h"
 #include "kernels/err.h"
 #include "pipeline/options.h"
 

@@ -4,6 +4,7 @@
 
 #include "daemon/clock.h"
 #include "daemon/log.h"
+#include "daemon/team_pin.h"
 #include "kernels/mem.h"
 #include "kernels/threads.h"
 
@@ -24,7 +25,8 @@ static bool has_rpc(const pg_config *config) { return config->rpc.bind[0] != '\0
 static pg_err build(pg_engine *e, pg_diag *diag) {
     const pg_config *config = e->config;
     pg_err err = pg_explainer_create(&config->explain, &e->explainer, diag);
-    pg_threads_release(); /* from here on the workers' teams compute */
+    pg_threads_release(); /* from here on the workers' teams compute, and nobody inherits a place */
+    pg_team_unbind();
     if (err == PG_OK)
         err = pg_metrics_create(&e->metrics, diag);
     if (err == PG_OK)
@@ -41,7 +43,8 @@ static pg_err build(pg_engine *e, pg_diag *diag) {
     if (e->threads == NULL)
         return pg_fail(diag, PG_ENOMEM, "no memory for %d threads", e->max_threads);
     pg_metrics_set_workers(e->metrics, config->workers);
-    pg_metrics_set_model(e->metrics, pg_model_get_info(pg_explainer_model(e->explainer))->sha256_hex,
+    pg_metrics_set_model(e->metrics,
+                         pg_model_get_info(pg_explainer_model(e->explainer))->sha256_hex,
                          pg_explainer_stats_sha256(e->explainer), config->explain.method);
     return PG_OK;
 }

@@ -1,16 +1,12 @@
-/* The system moves a thread to another processor when it likes, and the caches stay behind. Bound
- * threads do not move, but cannot make way either for another program that wants their processor.
- * On two idle cores it made no difference: with two threads ResNet-50 and MobileNetV2 took 1.00
- * times as long, forward and with ParchGrad; two workers of one thread did 1.00 and 1.01 times as
- * many frames (medians of ten turns; single turns differ by 4 %). So it is off unless asked for.
+/* engine.pin. `apart` (see team_start.c for why) leaves the binding to libgomp, which knows when it
+ * begins a thread: each has a share of the processors, in which it may still make way for another
+ * program. libgomp counts from the same processor in every worker, which suits shares.
  *
- * libgomp can bind threads itself (OMP_PROC_BIND), but it counts from the same processor in every
- * worker. Here worker i of teams of n takes the processors i n to i n + n - 1 of those the process
- * may use, a core's second hyperthread after all cores' first.
- *
- * The worker's own thread is bound to all processors of its team: libgomp ends threads where a loop
- * wants fewer and begins new ones later, and these inherit what it has. The others leave it no more
- * than the one processor. */
+ * `cores` binds every thread to one processor: worker i of teams of n takes the processors i n to
+ * i n + n - 1 of those the process may use, a core's second hyperthread after all cores' first. On
+ * two idle cores two workers of one thread did 1.00 and 1.01 times as many frames so. The worker's
+ * own thread of a team of more than two is bound to all processors of its team: libgomp ends
+ * threads where a loop wants fewer and begins new ones later, and these inherit what it has. */
 #include "daemon/team_pin.h"
 
 #include <omp.h>
@@ -53,7 +49,8 @@ static int in_order(const cpu_set_t *allowed, size_t cpus[CPU_SETSIZE]) {
     return count;
 }
 
-/* Thread i > 0 of the team goes to cpus[i], the first to all of `own`; cpus NULL: all to these. */
+/* Thread i of the team goes to cpus[i], the first of more than two to all of `own`; cpus NULL: all
+ * to these. */
 static bool bind_team(int n, const size_t *cpus, const cpu_set_t *own) {
     bool ok = true;
 #pragma omp parallel num_threads(n) reduction(&& : ok)
@@ -61,7 +58,7 @@ static bool bind_team(int n, const size_t *cpus, const cpu_set_t *own) {
         int i = omp_get_thread_num();
         cpu_set_t one;
         CPU_ZERO(&one);
-        if (cpus != NULL && i > 0)
+        if (cpus != NULL && (i > 0 || n == 2))
             CPU_SET(cpus[i], &one);
         else
             one = *own;
@@ -74,7 +71,7 @@ pg_err pg_team_pin_set(pg_team_pin pin, int index, int workers, pg_diag *diag) {
     cpu_set_t allowed, team;
     size_t cpus[CPU_SETSIZE];
     int n = omp_get_max_threads();
-    if (pin == PG_TEAM_PIN_OFF)
+    if (pin != PG_TEAM_PIN_CORES)
         return PG_OK;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
         return pg_fail(diag, PG_ECONFIG,
@@ -95,6 +92,27 @@ pg_err pg_team_pin_set(pg_team_pin pin, int index, int workers, pg_diag *diag) {
     return pg_fail(diag, PG_ECONFIG,
                    "engine.pin: the system does not let threads be bound to processors (a "
                    "container's or a service's filter?); they stay unbound");
+}
+
+bool pg_team_places(int n, char out[PG_TEAM_PLACES_MAX]) {
+    cpu_set_t allowed;
+    size_t cpus[CPU_SETSIZE], used = 0;
+    if (n < 2 || sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+        sched_setaffinity(0, sizeof allowed, &allowed) != 0)
+        return false;
+    int count = in_order(&allowed, cpus);
+    if (count < n)
+        return false;
+    for (int share = 0; share < n; share++) {
+        for (int i = share; i < count; i += n)
+            used += (size_t)snprintf(out + used, PG_TEAM_PLACES_MAX - used, "%s%zu",
+                                     i != share   ? ","
+                                     : share == 0 ? "{"
+                                                  : "},{",
+                                     cpus[i]);
+    }
+    snprintf(out + used, PG_TEAM_PLACES_MAX - used, "}");
+    return true;
 }
 
 int pg_team_processors(void) {

@@ -474,8 +474,24 @@ def test_pinned_workers_have_processors_of_their_own(model, tmp_path):
         assert d.log.read_text().count("more processors than") == 1
 
 
+def test_a_teams_threads_have_shares_of_the_processors(model, tmp_path):
+    mine = sorted(os.sched_getaffinity(0))
+    threads = {"threads": len(mine)}
+    with Daemon(model, tmp_path, model=threads) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        lists = allowed(d)
+        assert len(mine) == 1 or all(lists.count(str(cpu)) == 1 for cpu in mine), lists
+    with Daemon(model, tmp_path, engine={"pin": "off"}, model=threads) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len(set(allowed(d))) == 1
+    with Daemon(model, tmp_path, model={"threads": len(mine) + 1}) as d:
+        assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
+        assert len(set(allowed(d))) == 1
+
+
 def test_threads_bound_by_the_environment_have_their_processors(model, tmp_path):
-    """libgomp binds the first thread of a program; the one it becomes, for engine.wait, must find all processors."""
+    """libgomp binds the first thread of a program; the one it becomes, for engine.wait, and threads it starts must find
+    all processors."""
     with Daemon(model, tmp_path, env={"OMP_PROC_BIND": "close"}, model={"threads": 0}) as d:
         assert ask(d, d.frame("cam0", noise()))[0] == b"cam0"
         assert len({p for p in allowed(d) if p.isdigit()}) == len(os.sched_getaffinity(0))
