@@ -137,43 +137,63 @@ typedef struct gap_job {
     pg_act_range act;
 } gap_job;
 
-INLINE float gap_one(const gap_job *job, float *at, int64_t channel, bool clamp) {
-    float v = *at, z = (v - job->shift[channel]) * job->inverse[channel];
-    if (clamp) {
-        v = v < job->act.lo ? job->act.lo : v;
-        *at = v > job->act.hi ? job->act.hi : v;
+/* What is done to the values besides: constants of the loops. */
+typedef struct gap_kind {
+    bool shifted, clamp;
+} gap_kind;
+
+INLINE float gap_one(gap_job job, float *at, int64_t channel, gap_kind kind) {
+    float v = *at, z = kind.shifted ? (v - job.shift[channel]) * job.inverse[channel] : v;
+    if (kind.clamp) {
+        v = v < job.act.lo ? job.act.lo : v;
+        *at = v > job.act.hi ? job.act.hi : v;
     }
     return z > 0.0f ? z : 0.0f;
 }
 
-/* Four rows at a time: their float sum is rounded three times, and the double one is read and
- * written once. */
-INLINE void add_gaps(int64_t first, int64_t last, const gap_job *job, bool clamp, double *sum) {
-    int64_t channels = job->channels, p = first;
+/* (`job` by value: stores to y cannot change it.) Four rows at a time: their float sum is rounded
+ * three times, and the double one is read and written once. */
+INLINE void add_gaps(int64_t first, int64_t last, gap_job job, gap_kind kind, double *sum) {
+    int64_t channels = job.channels, p = first;
     for (; p + 4 <= last; p += 4) {
-        float *restrict a = job->y + p * channels, *restrict b = a + channels;
+        float *restrict a = job.y + p * channels, *restrict b = a + channels;
         float *restrict c = b + channels, *restrict d = c + channels;
 #pragma omp simd
         for (int64_t i = 0; i < channels; i++) {
-            float ab = gap_one(job, a + i, i, clamp) + gap_one(job, b + i, i, clamp);
-            float cd = gap_one(job, c + i, i, clamp) + gap_one(job, d + i, i, clamp);
+            float ab = gap_one(job, a + i, i, kind) + gap_one(job, b + i, i, kind);
+            float cd = gap_one(job, c + i, i, kind) + gap_one(job, d + i, i, kind);
             sum[i] += (double)(ab + cd);
         }
     }
     for (; p < last; p++) {
-        float *row = job->y + p * channels;
+        float *row = job.y + p * channels;
 #pragma omp simd
         for (int64_t i = 0; i < channels; i++)
-            sum[i] += (double)gap_one(job, row + i, i, clamp);
+            sum[i] += (double)gap_one(job, row + i, i, kind);
     }
 }
 
 /* Writing costs as much as reading: only where there is something to clamp. */
 PG_CLONES static void gap_range(int64_t first, int64_t last, const gap_job *job, double *sum) {
-    if (isinf(job->act.lo) && isinf(job->act.hi))
-        add_gaps(first, last, job, false, sum);
+    bool clamp = !(isinf(job->act.lo) && isinf(job->act.hi));
+    if (job->shift && clamp)
+        add_gaps(first, last, *job, (gap_kind){true, true}, sum);
+    else if (job->shift)
+        add_gaps(first, last, *job, (gap_kind){true, false}, sum);
+    else if (clamp)
+        add_gaps(first, last, *job, (gap_kind){false, true}, sum);
     else
-        add_gaps(first, last, job, true, sum);
+        add_gaps(first, last, *job, (gap_kind){false, false}, sum);
+}
+
+/* The ranges' sums, in their order, in the first one's place. */
+PG_CLONES static void add_ranges(int64_t ranges, int64_t channels, double *restrict sums) {
+    for (int64_t r = 1; r < ranges; r++) {
+        const double *range = sums + r * channels;
+#pragma omp simd
+        for (int64_t c = 0; c < channels; c++)
+            sums[c] += range[c];
+    }
 }
 
 void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *skip,
@@ -191,10 +211,7 @@ void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *
         if (skip) /* while the range is in the cache */
             add_act_range(first * channels, last * channels, y, skip, act.lo, act.hi);
     }
-    for (int64_t c = 0; c < channels; c++) {
-        double sum = 0;
-        for (int64_t r = 0; r < ranges; r++)
-            sum += sums[r * channels + c];
-        gap[c] = (float)(sum / (double)positions);
-    }
+    add_ranges(ranges, channels, sums);
+    for (int64_t c = 0; c < channels; c++)
+        gap[c] = (float)(sums[c] / (double)positions);
 }

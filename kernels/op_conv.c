@@ -104,15 +104,18 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
     return err;
 }
 
+/* Without a BatchNorm of its own the output is what the statistic is of. */
 static bool make_gap_constants(pg_conv_op *conv) {
     size_t channels = (size_t)conv->geometry.out_c;
-    conv->gap_shift = pg_calloc(channels, sizeof(float));
+    if (!conv->bn_scale)
+        return true;
+    conv->gap_shift = pg_malloc(channels * sizeof(float));
     conv->gap_inverse = pg_malloc(channels * sizeof(float));
     if (!conv->gap_shift || !conv->gap_inverse)
         return false;
     for (size_t c = 0; c < channels; c++) {
-        conv->gap_shift[c] = conv->bn_shift ? conv->bn_shift[c] : 0.0f;
-        conv->gap_inverse[c] = conv->bn_scale ? 1.0f / conv->bn_scale[c] : 1.0f;
+        conv->gap_shift[c] = conv->bn_shift[c];
+        conv->gap_inverse[c] = 1.0f / conv->bn_scale[c];
     }
     return true;
 }
@@ -130,8 +133,7 @@ static void plan_scratch(pg_conv_op *conv) {
     split->high = take(&split->end, channels * sizeof(float));
     split->low = take(&split->end, channels * sizeof(float));
     split->sums = take(&split->end, 2 * positions * sizeof(double));
-    split->columns =
-        take(&split->end, positions * (size_t)conv->kept.capacity * sizeof(float));
+    split->columns = take(&split->end, positions * (size_t)conv->kept.capacity * sizeof(float));
     pg_conv_layout *s = &conv->scratch;
     s->gradient =
         take(&s->end, positions * channels * (conv->bf16 ? sizeof(pg_bf16) : sizeof(float)));

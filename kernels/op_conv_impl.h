@@ -44,7 +44,7 @@ typedef struct pg_conv_op {
     bool bf16;                      /* backward multiplies bfloat16 */
     struct pg_conv_tuner *tuner;    /* until prepare; NULL: none */
     int64_t most_kept;              /* 0: nothing is dropped */
-    float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap */
+    float *gap_shift, *gap_inverse; /* [out_c] t and 1/s, if want_gap; NULL: 0, 1 */
     pg_conv_path forward, backward;
     pg_conv_kept kept;
     pg_split_layout split;

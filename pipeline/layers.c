@@ -70,7 +70,6 @@ static pg_err fill(const pg_conv_info *convs, int n, const bool *chosen, pg_laye
         out->convs[out->count] = i;
         out->offset[out->count++] = out->channels;
         out->channels += convs[i].channels;
-        out->widest = convs[i].channels > out->widest ? convs[i].channels : out->widest;
     }
     out->offset[out->count] = out->channels;
     return PG_OK;

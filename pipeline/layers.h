@@ -12,7 +12,6 @@ typedef struct pg_layers {
     int *convs;       /* [count] number of the convolution */
     int64_t *offset;  /* [count + 1] */
     int64_t channels; /* of all selected convolutions */
-    int64_t widest;   /* channels of the one with most */
 } pg_layers;
 
 /* Resolves options->layers*: the default is the later half, floor(n / 2) convolutions; a ratio r

@@ -12,7 +12,7 @@ typedef struct cached {
 
 struct pg_selector {
     pg_select_source source;
-    pg_rank *ranks; /* [widest] */
+    pg_rank *ranks; /* of all layers' channels */
     cached now;     /* of the last frame; of all frames for list and random */
     cached classes[CLASS_CACHE];
     int next; /* the entry to be replaced next */
@@ -38,7 +38,7 @@ static bool alloc_masks(const pg_layers *layers, cached *entry) {
 
 static bool alloc_all(pg_selector *s) {
     const pg_layers *layers = s->source.layers;
-    s->ranks = pg_calloc((size_t)layers->widest + 1, sizeof *s->ranks);
+    s->ranks = pg_calloc((size_t)layers->channels + 1, sizeof *s->ranks);
     bool ok = s->ranks && alloc_masks(layers, &s->now);
     if (s->source.options->select == PG_SELECT_CLASS)
         for (int i = 0; i < CLASS_CACHE; i++)
@@ -63,9 +63,10 @@ static pg_err check(const pg_select_source *source, pg_diag *diag) {
 static void select_all(pg_selector *s, pg_select_rule rule, int64_t klass, pg_gap_fn gap,
                        void *user, cached *into) {
     const pg_layers *layers = s->source.layers;
+#pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < layers->count; i++)
         into->kept[i] = rule(&s->source, i, klass, gap ? gap(user, layers->convs[i]) : NULL,
-                             s->ranks, into->keep + layers->offset[i]);
+                             s->ranks + layers->offset[i], into->keep + layers->offset[i]);
     into->klass = klass;
 }
 

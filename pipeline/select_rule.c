@@ -28,20 +28,17 @@ static bool better(const pg_rank *a, const pg_rank *b) {
     return a->channel < b->channel;
 }
 
+/* A heap with the worst of ranks[n] first: puts the one at `at` where it belongs. */
 static void sift(pg_rank *heap, int64_t n, int64_t at) {
-    for (;;) {
-        int64_t best = at, left = 2 * at + 1;
-        if (left < n && better(&heap[left], &heap[best]))
-            best = left;
-        if (left + 1 < n && better(&heap[left + 1], &heap[best]))
-            best = left + 1;
-        if (best == at)
-            return;
-        pg_rank swap = heap[at];
-        heap[at] = heap[best];
-        heap[best] = swap;
-        at = best;
+    const pg_rank moved = heap[at];
+    for (int64_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && better(&heap[child], &heap[child + 1]))
+            child++;
+        if (!better(&moved, &heap[child]))
+            break;
+        heap[at] = heap[child];
     }
+    heap[at] = moved;
 }
 
 static int64_t keep_by_level(double level, const pg_rank *ranks, int64_t n, pg_ties ties,
@@ -55,17 +52,19 @@ static int64_t keep_by_level(double level, const pg_rank *ranks, int64_t n, pg_t
     return kept;
 }
 
-/* The best `quota` > 0 go to the end of ranks, the best last. A heap instead of a sort: a tenth of
- * the channels is wanted, and qsort may allocate. */
+/* The best `quota` > 0 go to the beginning of ranks, the worst of them first. A heap instead of a
+ * sort: a tenth of the channels is wanted, few of the rest get past its worst, and qsort may
+ * allocate. */
 static void take_best(pg_rank *ranks, int64_t n, int64_t quota) {
-    for (int64_t i = n / 2; i-- > 0;)
-        sift(ranks, n, i);
-    for (int64_t k = 1; k <= quota; k++) {
-        pg_rank best = ranks[0];
-        ranks[0] = ranks[n - k];
-        ranks[n - k] = best;
-        sift(ranks, n - k, 0);
-    }
+    for (int64_t i = quota / 2; i-- > 0;)
+        sift(ranks, quota, i);
+    for (int64_t i = quota; i < n; i++)
+        if (better(&ranks[i], &ranks[0])) {
+            pg_rank worst = ranks[0];
+            ranks[0] = ranks[i];
+            ranks[i] = worst;
+            sift(ranks, quota, 0);
+        }
 }
 
 int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_rank *ranks, int64_t n,
@@ -83,10 +82,10 @@ int64_t pg_select_best(const pg_prune_options *options, int64_t channels, pg_ran
     if (quota == 0)
         return 0;
     take_best(ranks, n, quota);
-    double last = ranks[n - quota].log_p;
+    double last = ranks[0].log_p;
     if (ties != PG_TIES_BROKEN)
         return keep_by_level(last, ranks, n, ties, keep);
-    for (int64_t k = 1; k <= quota; k++)
-        keep[ranks[n - k].channel] = 1;
+    for (int64_t i = 0; i < quota; i++)
+        keep[ranks[i].channel] = 1;
     return quota;
 }

@@ -59,6 +59,16 @@ Test(channel_ops, gap) {
         }
         for (int64_t i = 0; i < p * c; i++)
             cr_assert_eq(y[i], fminf(fmaxf(before[i], -0.25f), 0.5f));
+        memcpy(y, before, (size_t)(p * c) * sizeof *y);
+        pg_channel_gap(p, c, y, NULL, NULL, NULL, (pg_act_range){-INFINITY, INFINITY}, scratch,
+                       gap);
+        for (int64_t i = 0; i < c; i++) {
+            double sum = 0;
+            for (int64_t r = 0; r < p; r++)
+                sum += fmax(0, (double)before[r * c + i]);
+            cr_assert(fabs(gap[i] - sum / (double)p) < 1e-6);
+        }
+        cr_assert(memcmp(y, before, (size_t)(p * c) * sizeof *y) == 0);
         pg_free(y), pg_free(t), pg_free(inverse), pg_free(gap), pg_free(before), pg_free(scratch);
     }
 }

@@ -220,7 +220,7 @@ Test(prune, begin_and_results) {
     int which[2] = {0, 2};
     int64_t offset[3] = {0, 4, 6}, kept[2] = {1, 2};
     const uint8_t keep[6] = {0, 1, 0, 0, 1, 1};
-    pg_layers layers = {2, which, offset, 6, 4};
+    pg_layers layers = {2, which, offset, 6};
     pg_prune_options o = with(INFINITY, PG_CONSERVE_APPROX);
     pg_prune *p = NULL;
     cr_assert_eq(pg_prune_create(&o, convs, 3, &layers, &p, NULL), PG_OK);

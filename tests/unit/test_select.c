@@ -93,7 +93,7 @@ Test(select, class_wise_is_welch) {
     pg_channel_stats_seal(s, NULL);
     int which[1] = {0};
     int64_t offset[2] = {0, 2};
-    pg_layers one = {1, which, offset, 2, 2};
+    pg_layers one = {1, which, offset, 2};
     options.quantile = 0.5;
     pg_select_source single = {&options, s, &conv, 1, &one};
     pg_rank ranks[2];
