@@ -353,7 +353,7 @@ static pg_err get_ready(const pg_conv_kept *kept, pg_conv_kept_state *s, const f
     pg_err err = find_or_pack(kept, s, keep, lasting, &e);
     if (!err)
         err = pg_conv_run_use(&s->run, e->weights);
-    return err ? err : pg_conv_run_read(&s->run, columns);
+    return err ? err : pg_conv_run_read(&s->run, columns, s->count);
 }
 
 pg_err pg_conv_kept_execute(const pg_conv_kept *kept, pg_conv_kept_state *s, const float *columns,

@@ -29,6 +29,7 @@ static inline pg_conv_span pg_conv_span_of(const pg_conv_geometry *g, int axis, 
 typedef struct pg_conv_call {
     const float *weights; /* as pack made them */
     const float *in;      /* backward: d_dst */
+    int64_t channels;     /* of `in`, from the first: the others are 0, or their weights are */
     float *out;           /* backward: d_src */
     void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
     const float *skip;    /* added to what comes out, if path->adds or there is a sink; or NULL */

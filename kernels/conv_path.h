@@ -111,6 +111,7 @@ typedef struct pg_conv_run {
     const float *own_in, *own_weights; /* where path.own runs */
     float *own_out;
     void *own_scratch;
+    int64_t own_channels;
     const float *own_skip;
 } pg_conv_run;
 
@@ -124,8 +125,8 @@ void pg_conv_run_free(pg_conv_run *run); /* and zeroes */
 pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *addend,
                        pg_diag *diag);
 
-/* From now on reads `in`. */
-pg_err pg_conv_run_read(pg_conv_run *run, const void *in);
+/* From now on reads `in`, of which the first `channels` matter: weights of the others are 0. */
+pg_err pg_conv_run_read(pg_conv_run *run, const void *in, int64_t channels);
 
 /* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec, but pg_bf16 if the
  * spec said bf16) into the library's layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by

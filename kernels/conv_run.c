@@ -44,6 +44,7 @@ pg_err pg_conv_run_make(const pg_conv_path *path, const void *in, void *out, voi
         run->own_out = out;
         run->own_scratch = scratch;
         run->own_weights = path->weights;
+        run->own_channels = path->backward ? path->geometry.out_c : path->geometry.in_c;
         return PG_OK;
     }
     dnnl_status_t status =
@@ -106,8 +107,9 @@ static dnnl_status_t point(dnnl_memory_t memory, const void *data) {
     return status || now == data ? status : dnnl_memory_set_data_handle(memory, (void *)data);
 }
 
-pg_err pg_conv_run_read(pg_conv_run *run, const void *in) {
+pg_err pg_conv_run_read(pg_conv_run *run, const void *in, int64_t channels) {
     run->own_in = in;
+    run->own_channels = channels;
     if (!run->our_in)
         return PG_OK;
     return pg_dnnl_check(point(run->our_in, in), "convolution", NULL);
@@ -139,6 +141,7 @@ pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *
 static pg_conv_call call_of(const pg_conv_run *run) {
     return (pg_conv_call){.weights = run->own_weights,
                           .in = run->own_in,
+                          .channels = run->own_channels,
                           .out = run->own_out,
                           .scratch = run->own_scratch,
                           .skip = run->own_skip};

@@ -148,6 +148,7 @@ typedef struct kernel {
     const pg_conv_geometry *g;
     bool backward;
     int64_t in_c, out_c, positions, taps; /* positions of out */
+    int64_t summed;                       /* of in_c: the rest is 0 */
     int64_t vectors, tiles;
     int64_t whole; /* a tap that meets all positions, and comes first; -1: there is none */
     const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
@@ -168,6 +169,7 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     kernel k = {.g = g, .backward = backward, .taps = g->k_h * g->k_w};
     k.in_c = backward ? g->out_c : g->in_c;
     k.out_c = backward ? g->in_c : g->out_c;
+    k.summed = k.in_c;
     k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
     k.vectors = ceil_div(k.out_c, PG_LANES);
     k.tiles = ceil_div(k.vectors, VECTORS);
@@ -200,12 +202,12 @@ static place place_at(const kernel *k, int64_t tile, int64_t nth, int64_t channe
     if (tile >= k->tiles)
         return (place){.tile = tile};
     int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * PG_LANES);
-    int64_t even = ceil_div(k->in_c, ceil_div(k->in_c, most));
-    return (place){tile, nth, channel, smaller(even, k->in_c - channel)};
+    int64_t even = ceil_div(k->summed, ceil_div(k->summed, most));
+    return (place){tile, nth, channel, smaller(even, k->summed - channel)};
 }
 
 static place next_of(const kernel *k, const place *at, int64_t threads) {
-    if (at->channel + at->channels < k->in_c)
+    if (at->channel + at->channels < k->summed)
         return place_at(k, at->tile, at->nth, at->channel + at->channels);
     if (at->nth + 1 < k->taps)
         return place_at(k, at->tile, at->nth + 1, 0);
@@ -339,7 +341,7 @@ static void run_chunk(const kernel *k, float *sums) {
         int64_t count = smaller(vectors * PG_LANES, k->out_c - c);
         int64_t groups = ceil_div(k->positions, most_positions(vectors));
         one.weights = k->weights + c * k->in_c;
-        one.channels = k->in_c;
+        one.channels = k->summed;
         one.ends = count == vectors * PG_LANES;
         for (int64_t i = 0; i < groups; i++) {
             int64_t first = k->positions * i / groups;
@@ -460,6 +462,7 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
     float *scratch = call->scratch;
     k.weights = call->weights, k.in = call->in, k.out = call->out;
     k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
+    k.summed = call->channels;
     k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
     k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
     pg_assert(!call->sink || is_thin(&k));

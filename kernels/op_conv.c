@@ -262,7 +262,7 @@ const void *pg_conv_gradient(const pg_conv_op *conv, const pg_op_io *io) {
 /* d_src from dL/dy over all channels. */
 pg_err pg_conv_backward_all(const pg_conv_op *conv, const pg_op_io *io, const void *gradient) {
     pg_conv_state *state = io->state;
-    pg_err err = pg_conv_run_read(&state->backward, gradient);
+    pg_err err = pg_conv_run_read(&state->backward, gradient, conv->geometry.out_c);
     return err ? err : pg_conv_run_execute(&conv->backward, &state->backward);
 }
 
