@@ -23,21 +23,16 @@
  *
  * A sum runs over taps and then channels, in order, however it is
  * cut into blocks and groups. */
-#include "kernels/conv_kernel.h"
-
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
+#include "kernels/conv_group.h"
+#include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
-#include "kernels/simd.h"
-#include "kernels/vector.h"
 
 enum {
-    VECTORS = 4,             /* of a tile */
-    POSITIONS = 8,           /* in a group; 6 of 4 vectors */
     BLOCK_FLOATS = 8192,     /* most of a first-level cache */
-    FETCH = 16,              /* channels between two turns of fetching */
     MAP = 1024,              /* positions, at most */
     LITTLE_MAP = 64,         /* where it is the first choice, */
     LITTLE_DEPTH = 64,       /* from so many channels on */
@@ -46,100 +41,8 @@ enum {
     PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
 };
 
-#if defined(__x86_64__)
-#define WIDE __attribute__((target("avx512f")))
-static bool is_wide(void) { return __builtin_cpu_supports("avx512f"); }
-#else
-#define WIDE
-static bool is_wide(void) { return false; }
-#endif
-#define INLINE static inline __attribute__((always_inline)) WIDE
-
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; } /* a >= 0 */
-
-/* ---- a group of positions ---- */
-
-/* Positions [channels] of the input meet a block of weights. The sums are of a tile, in vectors. */
-typedef struct group {
-    const float *weights, *fetch; /* [channels][tile]; [fetch_channels][tile] for later */
-    int64_t channels, fetch_channels;
-    const float *in[POSITIONS];
-    int64_t position[POSITIONS]; /* of the sums */
-    float *sums;                 /* [positions][tile] */
-    const float *start;          /* [tile] what sums begin with; NULL: what stands there */
-    bool ends;                   /* the results go to out, not to sums */
-    float *out;                  /* [positions][pitch] */
-    const float *skip;           /* the same, or NULL: to be added */
-    int64_t pitch;
-    float lo, hi;
-} group;
-
-INLINE void end(const group *g, int64_t at, pg_vec *sum, const pg_vec *lo, const pg_vec *hi) {
-    if (g->skip)
-        *sum += *(const pg_vec_anywhere *)(g->skip + at);
-    pg_vec_clamp(sum, lo, hi);
-    *(pg_vec_anywhere *)(g->out + at) = *sum;
-}
-
-/* Positions and vectors are known where this is inlined. */
-INLINE void add_group(const group *g, int positions, int vectors) {
-    pg_vec sum[POSITIONS][VECTORS];
-    const pg_vec lo = g->lo - (pg_vec){0}, hi = g->hi - (pg_vec){0};
-    const int64_t row = vectors * PG_LANES;
-#pragma GCC unroll 8
-    for (int p = 0; p < positions; p++) {
-        const float *from = g->start ? g->start : g->sums + g->position[p] * row;
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++)
-            sum[p][v] = *(const pg_vec *)(from + v * PG_LANES);
-    }
-    const float *w = g->weights, *fetch = g->fetch, *fetch_end = fetch + g->fetch_channels * row;
-    int64_t turns = ceil_div(g->channels, FETCH), each = ceil_div(g->fetch_channels, turns) * row;
-    for (int64_t k = 0; k < g->channels;) {
-        for (const float *until = fetch + each; fetch < until && fetch < fetch_end;
-             fetch += PG_LANES)
-            __builtin_prefetch(fetch, 0, 2);
-        for (int64_t last = smaller(k + FETCH, g->channels); k < last; k++, w += row) {
-            pg_vec weight[VECTORS];
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++)
-                weight[v] = *(const pg_vec *)(w + v * PG_LANES);
-#pragma GCC unroll 8
-            for (int p = 0; p < positions; p++) {
-                float x = g->in[p][k];
-#pragma GCC unroll 8
-                for (int v = 0; v < vectors; v++)
-                    sum[p][v] += weight[v] * x;
-            }
-        }
-    }
-#pragma GCC unroll 8
-    for (int p = 0; p < positions; p++)
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++)
-            if (g->ends)
-                end(g, g->position[p] * g->pitch + v * PG_LANES, &sum[p][v], &lo, &hi);
-            else
-                *(pg_vec *)(g->sums + g->position[p] * row + v * PG_LANES) = sum[p][v];
-}
-
-/* DO(positions, vectors) for all there are: 24 sums, the weights and an input fit the registers. */
-#define SIX(DO, vectors)                                                                           \
-    DO(1, vectors) DO(2, vectors) DO(3, vectors) DO(4, vectors) DO(5, vectors) DO(6, vectors)
-#define EIGHT(DO, vectors) SIX(DO, vectors) DO(7, vectors) DO(8, vectors)
-#define ALL(DO)            EIGHT(DO, 1) EIGHT(DO, 2) EIGHT(DO, 3) SIX(DO, 4)
-
-#define FUNCTION(positions, vectors)                                                               \
-    WIDE static void add_##positions##_##vectors(const group *g) {                                 \
-        add_group(g, positions, vectors);                                                          \
-    }
-#define ENTRY(positions, vectors) [vectors - 1][positions - 1] = add_##positions##_##vectors,
-
-ALL(FUNCTION)
-static void (*const adders[VECTORS][POSITIONS])(const group *) = {ALL(ENTRY)};
-
-static int64_t most_positions(int64_t vectors) { return vectors == 4 ? 6 : POSITIONS; }
 
 /* ---- the whole ---- */
 
@@ -149,7 +52,7 @@ typedef struct kernel {
     bool backward;
     int64_t in_c, out_c, positions, taps; /* positions of out */
     int64_t summed;                       /* of in_c: the rest is 0 */
-    int64_t vectors, tiles;
+    pg_tiles tiles;
     int64_t whole; /* a tap that meets all positions, and comes first; -1: there is none */
     const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
     float *out, lo, hi;
@@ -171,20 +74,14 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     k.out_c = backward ? g->in_c : g->out_c;
     k.summed = k.in_c;
     k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
-    k.vectors = ceil_div(k.out_c, PG_LANES);
-    k.tiles = ceil_div(k.vectors, VECTORS);
-    k.tiles = smaller(k.tiles + k.tiles % 2, k.vectors); /* even: for two threads */
+    k.tiles = pg_tiles_of(k.out_c, true);
     k.whole = whole_tap(&k);
     return k;
 }
 
-/* The first of a tile's vectors; tiles differ by one vector at most. */
-static int64_t tile_begin(const kernel *k, int64_t tile) {
-    return tile * (k->vectors / k->tiles) + smaller(tile, k->vectors % k->tiles);
-}
-
+static int64_t tile_begin(const kernel *k, int64_t tile) { return pg_tile_begin(&k->tiles, tile); }
 static int64_t tile_vectors(const kernel *k, int64_t tile) {
-    return k->vectors / k->tiles + (tile < k->vectors % k->tiles);
+    return pg_tile_vectors(&k->tiles, tile);
 }
 
 /* The block of weights at `channel` of the nth tap of a tile. */
@@ -199,7 +96,7 @@ static int64_t tap_of(const kernel *k, const place *at) {
 }
 
 static place place_at(const kernel *k, int64_t tile, int64_t nth, int64_t channel) {
-    if (tile >= k->tiles)
+    if (tile >= k->tiles.count)
         return (place){.tile = tile};
     int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * PG_LANES);
     int64_t even = ceil_div(k->summed, ceil_div(k->summed, most));
@@ -222,13 +119,13 @@ static const float *weights_of(const kernel *k, const place *at) {
 }
 
 /* One block for all positions it meets; the next one is fetched meanwhile. */
-static void add_block(const kernel *k, const place *at, const place *next, group *one) {
+static void add_block(const kernel *k, const place *at, const place *next, pg_group *one) {
     const pg_conv_geometry *g = k->g;
     const int64_t tap = tap_of(k, at), vectors = tile_vectors(k, at->tile);
     const pg_conv_span y = pg_conv_span_of(g, 0, tap / g->k_w);
     const pg_conv_span x = pg_conv_span_of(g, 1, tap % g->k_w);
     const int64_t count = (y.to - y.from) * (x.to - x.from);
-    const int64_t groups = ceil_div(count, most_positions(vectors));
+    const int64_t groups = ceil_div(count, pg_group_most(vectors));
     const int64_t fetch =
         next->channels && tile_vectors(k, next->tile) == vectors ? next->channels : 0;
     int64_t r = y.from, q = x.from;
@@ -249,7 +146,7 @@ static void add_block(const kernel *k, const place *at, const place *next, group
             if (++q == x.to)
                 q = x.from, r++;
         }
-        adders[vectors - 1][positions - 1](one);
+        pg_group_add(one, positions, vectors);
     }
 }
 
@@ -258,39 +155,26 @@ static void begin_sums(const kernel *k, int64_t width, const float *start, float
         memcpy(sums + p * width, start, (size_t)width * sizeof *sums);
 }
 
-/* The first `count` of `width` sums of each position to channel c and on of out. */
-PG_CLONES static void end_sums(const kernel *k, int64_t width, int64_t c, int64_t count,
-                               const float *sums) {
-    for (int64_t p = 0; p < k->positions; p++) {
-        const float *skip = k->skip ? k->skip + p * k->out_c + c : NULL;
-        float *out = k->out + p * k->out_c + c;
-        for (int64_t i = 0; i < count; i++) {
-            float v = sums[p * width + i] + (skip ? skip[i] : 0);
-            v = v < k->lo ? k->lo : v;
-            out[i] = v > k->hi ? k->hi : v;
-        }
-    }
-}
-
 /* What the sums of a tile begin with, and where they go. */
-static group group_of(const kernel *k, int64_t tile, float start[VECTORS * PG_LANES], float *sums) {
+static pg_group group_of(const kernel *k, int64_t tile, float start[PG_TILE_MAX], float *sums) {
     int64_t c = tile_begin(k, tile) * PG_LANES, width = tile_vectors(k, tile) * PG_LANES;
     int64_t count = smaller(width, k->out_c - c);
     memset(start, 0, (size_t)width * sizeof *start);
     if (k->bias)
         memcpy(start, k->bias + c, (size_t)count * sizeof *start);
-    return (group){.start = start,
-                   .sums = sums,
-                   .out = k->out + c,
-                   .skip = k->skip ? k->skip + c : NULL,
-                   .pitch = k->out_c,
-                   .lo = k->lo,
-                   .hi = k->hi};
+    return (pg_group){.rows = 1,
+                      .start = start,
+                      .sums = sums,
+                      .out = k->out + c,
+                      .skip = k->skip ? k->skip + c : NULL,
+                      .pitch = k->out_c,
+                      .lo = k->lo,
+                      .hi = k->hi};
 }
 
 static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums) {
-    float start[VECTORS * PG_LANES] __attribute__((aligned(PG_MEM_ALIGN)));
-    group one = group_of(k, tile, start, sums);
+    float start[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN)));
+    pg_group one = group_of(k, tile, start, sums);
     int64_t width = tile_vectors(k, tile) * PG_LANES, c = tile_begin(k, tile) * PG_LANES;
     int64_t count = smaller(width, k->out_c - c);
     bool begins = k->whole >= 0, ends = begins && k->taps == 1 && count == width;
@@ -303,7 +187,7 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
         add_block(k, &at, &next, &one);
     }
     if (!ends)
-        end_sums(k, width, c, count, sums);
+        pg_group_end(&one, 0, k->positions, width / PG_LANES, count);
 }
 
 /* ---- a few positions after another ---- */
@@ -312,7 +196,7 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
 static bool is_thin(const kernel *k) {
     const pg_conv_geometry *g = k->g;
     return k->taps == 1 && k->whole == 0 && g->in_h == g->out_h && g->in_w == g->out_w &&
-           k->in_c * VECTORS * PG_LANES <= BLOCK_FLOATS;
+           k->in_c * PG_TILE_MAX <= BLOCK_FLOATS;
 }
 
 /* Positions of a chunk, at most. */
@@ -334,12 +218,12 @@ static bool in_tiles(const kernel *k) {
 
 /* All positions of *k, which are a chunk. */
 static void run_chunk(const kernel *k, float *sums) {
-    float start[VECTORS * PG_LANES] __attribute__((aligned(PG_MEM_ALIGN)));
-    for (int64_t tile = 0; tile < k->tiles; tile++) {
-        group one = group_of(k, tile, start, sums);
+    float start[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN)));
+    for (int64_t tile = 0; tile < k->tiles.count; tile++) {
+        pg_group one = group_of(k, tile, start, sums);
         int64_t vectors = tile_vectors(k, tile), c = tile_begin(k, tile) * PG_LANES;
         int64_t count = smaller(vectors * PG_LANES, k->out_c - c);
-        int64_t groups = ceil_div(k->positions, most_positions(vectors));
+        int64_t groups = ceil_div(k->positions, pg_group_most(vectors));
         one.weights = k->weights + c * k->in_c;
         one.channels = k->summed;
         one.ends = count == vectors * PG_LANES;
@@ -350,17 +234,17 @@ static void run_chunk(const kernel *k, float *sums) {
                 one.in[p] = k->in + (first + p) * k->in_c;
                 one.position[p] = first + p;
             }
-            adders[vectors - 1][positions - 1](&one);
+            pg_group_add(&one, positions, vectors);
         }
         if (!one.ends)
-            end_sums(k, vectors * PG_LANES, c, count, sums);
+            pg_group_end(&one, 0, k->positions, vectors, count);
     }
 }
 
 /* Into the sink, or into out. */
 static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, int64_t to,
                        float *sums) {
-    float *rows = sums + chunk_of(k) * VECTORS * PG_LANES;
+    float *rows = sums + chunk_of(k) * PG_TILE_MAX;
     for (int64_t i = from; i < to; i++) {
         int64_t first = k->positions * i / chunks_of(k);
         kernel part = *k;
@@ -378,7 +262,7 @@ static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, 
 
 /* A thread's: the sums of a tile; with chunks, one's rows behind them. */
 static int64_t scratch_floats(const kernel *k) {
-    int64_t tile = VECTORS * PG_LANES, all = k->positions * tile;
+    int64_t tile = PG_TILE_MAX, all = k->positions * tile;
     int64_t chunk = chunk_of(k) * (tile + ceil_div(k->out_c, PG_LANES) * PG_LANES);
     return !is_thin(k) || (in_tiles(k) && all > chunk) ? all : chunk;
 }
@@ -390,13 +274,13 @@ static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
-    return (size_t)(k.vectors * PG_LANES * k.in_c * k.taps) * sizeof(float);
+    return (size_t)(k.tiles.vectors * PG_LANES * k.in_c * k.taps) * sizeof(float);
 }
 
 /* From [out_c, in_c, k_h, k_w] of the convolution; channels that fill the last vector up are 0. */
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
     kernel k = describe(g, backward);
-    for (int64_t tile = 0; tile < k.tiles; tile++) {
+    for (int64_t tile = 0; tile < k.tiles.count; tile++) {
         int64_t first = tile_begin(&k, tile) * PG_LANES,
                 last = first + tile_vectors(&k, tile) * PG_LANES;
         for (int64_t t = 0; t < k.taps; t++)
@@ -413,7 +297,7 @@ static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed) {
     const kernel k = describe(g, true);
 #pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
-    for (int64_t i = 0; i < k.tiles * k.taps; i++) {
+    for (int64_t i = 0; i < k.tiles.count * k.taps; i++) {
         int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
         int64_t before = tile_begin(&k, tile) * k.taps * PG_LANES + t * row;
         const float *from = all + before * channels;
@@ -436,7 +320,7 @@ static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, co
                        const int32_t *channel, int64_t count, float *packed) {
     const kernel k = describe(g, true);
 #pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
-    for (int64_t i = 0; i < k.tiles * k.taps; i++) {
+    for (int64_t i = 0; i < k.tiles.count * k.taps; i++) {
         int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
         int64_t first = tile_begin(&k, tile) * PG_LANES;
         float *to = packed + (first * k.taps + t * row) * k.in_c;
@@ -450,9 +334,9 @@ static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, co
 
 static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int64_t tap) {
     const kernel k = describe(g, true);
-    if (k.vectors % k.tiles != 0) /* tiles of two widths: no such sum */
+    if (k.tiles.vectors % k.tiles.count != 0) /* tiles of two widths: no such sum */
         return -1;
-    int64_t vectors = k.vectors / k.tiles, tile = in / PG_LANES / vectors;
+    int64_t vectors = k.tiles.vectors / k.tiles.count, tile = in / PG_LANES / vectors;
     int64_t rows = (tile * k.taps + tap) * k.in_c + out;
     return rows * vectors * PG_LANES + in - tile * vectors * PG_LANES;
 }
@@ -471,7 +355,7 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
     {
         int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
         float *mine = scratch + me * scratch_floats(&k);
-        for (int64_t tile = me; tiles && tile < k.tiles; tile += threads)
+        for (int64_t tile = me; tiles && tile < k.tiles.count; tile += threads)
             run_tile(&k, tile, threads, mine);
         if (!tiles)
             run_chunks(&k, call->sink, chunks_of(&k) * me / threads,
@@ -482,7 +366,7 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
 bool pg_conv_small_can(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
     const kernel k = describe(g, spec->backward);
-    return is_wide() && !spec->bf16 && g->groups == 1 &&
+    return pg_group_possible() && !spec->bf16 && g->groups == 1 &&
            (is_thin(&k) || (g->in_h * g->in_w <= MAP && g->out_h * g->out_w <= MAP));
 }
 
