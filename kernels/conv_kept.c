@@ -1,8 +1,8 @@
 /* What it takes: the kept columns of the gradient side by side, as the pass that measures the
  * groups leaves them (channel_split.h), and the kept rows of the weights in the layout of the
- * library or of our own kernel for small maps, whichever runs.
+ * library or of a kernel of our own, whichever runs.
  * The number of channels is fixed when the primitive is made; masks that keep fewer are filled up
- * with rows of zeros, which change no sum.
+ * with rows of zeros, which change no sum and which our own kernels leave out.
  *
  * It is an ordinary path (conv_path.h) of fewer output channels, for a depthwise convolution of
  * fewer channels on both sides.

@@ -75,6 +75,9 @@ extern const pg_conv_kernel pg_conv_depthwise;
 extern const pg_conv_kernel pg_conv_small;
 bool pg_conv_small_can(const pg_conv_path_spec *spec);
 
+/* Gradient of a dense convolution with respect to its input, for few of the output's channels. */
+extern const pg_conv_kernel pg_conv_few;
+
 /* Dense convolutions of inputs that are 0 in many places (the spec says so). */
 extern const pg_conv_kernel pg_conv_sparse;
 

@@ -20,6 +20,7 @@ static const conv_case shapes[] = {
     {17, 1, 20, 47, 1, 5, 1, 1, 1, 1, 1, 0, 2, 0, 2},
     {70, 7, 7, 100, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the kernel for small maps, from 64 on */
     {81, 14, 14, 120, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},
+    {70, 14, 10, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the kernel for few channels */
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0], CHANNELS_MAX = 128 };
 static const float BETA = 1.75f;
@@ -127,8 +128,11 @@ Test(conv_kept, matches_plain_loops) {
                     cr_assert_eq(is_short(&b), shorter, "shape %d, %lld kept", s,
                                  (long long)counts[i]);
                 cr_assert_null(strstr(b.c.op->impl, "ref"), "%s", b.c.op->impl);
-                if (counts[i] >= 64 && counts[i] + 30 == channels && __builtin_cpu_supports("avx512f"))
+                if (counts[i] >= 64 && counts[i] + 30 == channels &&
+                    __builtin_cpu_supports("avx512f"))
                     cr_assert(strstr(b.c.op->impl, "channels own:small"), "%s", b.c.op->impl);
+                if (s == SHAPES - 1 && shorter && __builtin_cpu_supports("avx512f"))
+                    cr_assert(strstr(b.c.op->impl, "channels own:few"), "%s", b.c.op->impl);
                 op_check_close(&b.c);
             }
     }
@@ -229,10 +233,12 @@ Test(conv_kept, takes_no_copy_of_the_weights) {
 
 /* ---- depthwise: the result is zero outside the kept channels, and may stay side by side ---- */
 
-static const conv_case depthwise[] = {
-    {64, 6, 6, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 1},  {40, 9, 8, 40, 3, 3, 40, 2, 2, 1, 1, 1, 1, 1, 1},
-    {33, 14, 5, 33, 5, 5, 33, 1, 1, 1, 1, 2, 2, 2, 2}, {48, 7, 7, 48, 5, 3, 48, 2, 1, 1, 1, 2, 1, 2, 1},
-    {64, 1, 1, 64, 1, 1, 64, 1, 1, 1, 1, 0, 0, 0, 0},  {51, 12, 12, 51, 3, 3, 51, 1, 1, 2, 2, 2, 2, 2, 2}};
+static const conv_case depthwise[] = {{64, 6, 6, 64, 3, 3, 64, 1, 1, 1, 1, 1, 1, 1, 1},
+                                      {40, 9, 8, 40, 3, 3, 40, 2, 2, 1, 1, 1, 1, 1, 1},
+                                      {33, 14, 5, 33, 5, 5, 33, 1, 1, 1, 1, 2, 2, 2, 2},
+                                      {48, 7, 7, 48, 5, 3, 48, 2, 1, 1, 1, 2, 1, 2, 1},
+                                      {64, 1, 1, 64, 1, 1, 64, 1, 1, 1, 1, 0, 0, 0, 0},
+                                      {51, 12, 12, 51, 3, 3, 51, 1, 1, 2, 2, 2, 2, 2, 2}};
 enum { DEPTHWISE = sizeof depthwise / sizeof depthwise[0] };
 
 Test(conv_kept, depthwise_matches_plain_loops) {
@@ -330,17 +336,19 @@ static void variances(const bench *b, const double *g, double out[2]) {
         }
 }
 
-/* Convolutions whose output's gradient comes with its live channels alone: the same as dense, whatever of
- * them is kept here, or none. */
+/* Convolutions whose output's gradient comes with its live channels alone: the same as dense,
+ * whatever of them is kept here, or none. */
 Test(conv_kept, live_channels_give_what_the_dense_gradient_gives) {
-    static const conv_case cases[] = {
-        {8, 9, 9, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   {16, 7, 7, 40, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
-        {3, 17, 19, 32, 7, 7, 1, 2, 2, 1, 1, 3, 3, 3, 3}, {33, 8, 6, 33, 3, 3, 33, 1, 1, 1, 1, 1, 1, 1, 1}};
+    static const conv_case cases[] = {{8, 9, 9, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                                      {16, 7, 7, 40, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
+                                      {3, 17, 19, 32, 7, 7, 1, 2, 2, 1, 1, 3, 3, 3, 3},
+                                      {33, 8, 6, 33, 3, 3, 33, 1, 1, 1, 1, 1, 1, 1, 1}};
     static const struct {
         int64_t kept;
         float low;
         bool refuse, prune;
-    } rows[] = {{8, 0, false, true}, {8, 0.5f, false, true}, {8, 0, true, true}, {8, 0, false, false}};
+    } rows[] = {
+        {8, 0, false, true}, {8, 0.5f, false, true}, {8, 0, true, true}, {8, 0, false, false}};
     for (int s = 0; s < 4; s++)
         for (int i = 0; i < 4; i++)
             for (int relu = 0; relu < 2; relu++) {
@@ -362,9 +370,9 @@ Test(conv_kept, live_channels_give_what_the_dense_gradient_gives) {
                 variances(&b, dense, var);
                 bool split = rows[i].prune && !rows[i].refuse;
                 for (int64_t z = 0; z < b.z_n; z++)
-                    b.g[z] = dense[z] * (double)(!split                     ? 1
+                    b.g[z] = dense[z] * (double)(!split                  ? 1
                                                  : b.keep[z / b.spatial] ? BETA
-                                                                          : rows[i].low);
+                                                                         : rows[i].low);
                 conv_backward(&b.k, b.g, b.w, b.d_x);
                 op_check_d_src(&b.c, 0, b.d_x, 3e-6);
                 if (rows[i].prune) {

@@ -1,0 +1,290 @@
+/* Gradient of a dense convolution with respect to its input where few output channels have one:
+ * those that ParchGrad keeps (conv_kept.h). The library works on sixteen channels at a time, and of
+ * 64 of which a tenth is kept ten of sixteen would be filling.
+ *
+ * d_src(y, x) is the sum over taps (a, b) and channels o of W[o][a][b] d_dst(o, y + top - a, x +
+ * left
+ * - b). Counted from the last tap on, a row of the kernel meets neighbouring places of a row of
+ * d_dst: where the channels lie side by side without gaps that is one run of k_w channels values,
+ * against as many rows of weights. So a thread copies some rows of d_dst (a band) without gaps and
+ * with zeros around the map, and all taps of a group of positions are one call of the innermost
+ * loop (conv_group.h), whose sums never leave the registers.
+ *
+ * Weights are packed as they are met: [tile][k_h][k_w][channels][64 or fewer channels of the
+ * input], taps in reverse. Rows of d_src are complete one after the other, and can be handed over
+ * (pg_conv_sink). */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/conv_group.h"
+#include "kernels/conv_kernel.h"
+#include "kernels/mem.h"
+
+enum {
+    BAND_FLOATS = 16384, /* of a second-level cache; the weights want it too */
+    LITTLE_MAP = 64,     /* up to which weights are most of the work: conv_small.c */
+    PARALLEL_WEIGHTS = 16384
+};
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Names are the convolution's: in is d_src, out is d_dst. */
+typedef struct kernel {
+    const pg_conv_geometry *g;
+    pg_tiles tiles;    /* of the input's channels */
+    int64_t channels;  /* of the output's that have a gradient */
+    int64_t top, left; /* zeros above and left of d_dst, as the reversed taps see it */
+    int64_t row;       /* floats of a band's row */
+    const pg_conv_call *call;
+} kernel;
+
+static kernel describe(const pg_conv_geometry *g, int64_t channels) {
+    return (kernel){.g = g,
+                    .tiles = pg_tiles_of(g->in_c, false),
+                    .channels = channels,
+                    .top = g->k_h - 1 - g->dnnl.pad_begin[0],
+                    .left = g->k_w - 1 - g->dnnl.pad_begin[1],
+                    .row = (g->in_w + g->k_w - 1) * channels};
+}
+
+/* Rows of d_src that a band is for. */
+static int64_t band_rows(const kernel *k) {
+    return smaller(larger(BAND_FLOATS / k->row - (k->g->k_h - 1), 1), k->g->in_h);
+}
+
+static int64_t round_up(int64_t floats) { return ceil_div(floats, PG_LANES) * PG_LANES; }
+
+/* ---- a thread's memory ---- */
+
+/* A vector more than the rows, for copying. */
+static int64_t band_floats(const kernel *k) {
+    return round_up((band_rows(k) + k->g->k_h - 1) * k->row + PG_LANES);
+}
+
+static int64_t sums_floats(const kernel *k) { return k->g->in_w * PG_TILE_MAX; }
+static int64_t out_floats(const kernel *k) { return round_up(k->g->in_w * k->g->in_c); }
+
+static int64_t thread_floats(const kernel *k) {
+    return band_floats(k) + sums_floats(k) + out_floats(k);
+}
+
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
+    int64_t most = 0; /* fewer channels may make higher bands */
+    for (int64_t channels = 1; channels <= g->out_c; channels++) {
+        kernel k = describe(g, channels);
+        most = larger(most, thread_floats(&k));
+    }
+    return (size_t)omp_get_max_threads() * (size_t)most * sizeof(float);
+}
+
+/* ---- a band ---- */
+
+/* Channels of one position without a gap to the next; what is written past them is written over. */
+static void copy_place(const kernel *k, const float *from, float *to) {
+    if (k->g->out_c % PG_LANES != 0)
+        memcpy(to, from, (size_t)k->channels * sizeof *to);
+    else
+        for (int64_t c = 0; c < k->channels; c += PG_LANES)
+            memcpy(to + c, from + c, PG_LANES * sizeof *to);
+}
+
+/* Row y of d_dst, which may lie outside. */
+static void fill_row(const kernel *k, int64_t y, float *row) {
+    const pg_conv_geometry *g = k->g;
+    if (y < 0 || y >= g->out_h) {
+        memset(row, 0, (size_t)k->row * sizeof *row);
+        return;
+    }
+    int64_t width = k->row / k->channels;
+    int64_t begin = larger(0, k->left), end = smaller(width, g->out_w + k->left);
+    const float *from = k->call->in + (y * g->out_w - k->left) * g->out_c;
+    memset(row, 0, (size_t)(begin * k->channels) * sizeof *row);
+    for (int64_t x = begin; x < end; x++)
+        copy_place(k, from + x * g->out_c, row + x * k->channels);
+    if (end < width)
+        memset(row + larger(end, begin) * k->channels, 0,
+               (size_t)((width - larger(end, begin)) * k->channels) * sizeof *row);
+}
+
+/* ---- a row of d_src ---- */
+
+/* `band`: from the row that the last tap meets on; all of a tile. */
+static void run_tile(const kernel *k, int64_t tile, const float *band, const float *skip,
+                     float *sums, float *out) {
+    static const float zeros[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN))) = {0};
+    const pg_conv_geometry *g = k->g;
+    const int64_t vectors = pg_tile_vectors(&k->tiles, tile);
+    const int64_t c = pg_tile_begin(&k->tiles, tile) * PG_LANES;
+    const int64_t count = pg_tile_channels(&k->tiles, tile);
+    const int64_t groups = ceil_div(g->in_w, pg_group_most(vectors));
+    pg_group one = {.weights = k->call->weights + c * g->k_h * g->k_w * k->channels,
+                    .rows = g->k_h,
+                    .channels = g->k_w * k->channels,
+                    .pitch_in = k->row,
+                    .sums = sums,
+                    .start = zeros,
+                    .ends = count == vectors * PG_LANES,
+                    .out = out + c,
+                    .skip = skip ? skip + c : NULL,
+                    .pitch = g->in_c,
+                    .lo = -INFINITY,
+                    .hi = INFINITY};
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t first = g->in_w * i / groups, positions = g->in_w * (i + 1) / groups - first;
+        for (int64_t p = 0; p < positions; p++) {
+            one.in[p] = band + (first + p) * k->channels;
+            one.position[p] = first + p;
+        }
+        pg_group_add(&one, positions, vectors);
+    }
+    if (!one.ends)
+        pg_group_end(&one, 0, g->in_w, vectors, count);
+}
+
+static void run_band(const kernel *k, int64_t from, int64_t to, float *memory) {
+    const pg_conv_geometry *g = k->g;
+    float *sums = memory + band_floats(k), *row = sums + sums_floats(k);
+    for (int64_t y = from; y < to + g->k_h - 1; y++)
+        fill_row(k, y - k->top, memory + (y - from) * k->row);
+    for (int64_t y = from; y < to; y++) {
+        const pg_conv_sink *sink = k->call->sink;
+        int64_t first = y * g->in_w;
+        const float *skip = k->call->skip ? k->call->skip + first * g->in_c : NULL;
+        float *out = sink ? row : k->call->out + first * g->in_c;
+        for (int64_t tile = 0; tile < k->tiles.count; tile++)
+            run_tile(k, tile, memory + (y - from) * k->row, skip, sums, out);
+        if (sink)
+            sink->take(sink->user, first, g->in_w, out);
+    }
+}
+
+static void run(const pg_conv_path *path, const pg_conv_call *call) {
+    kernel k = describe(&path->geometry, call->channels);
+    k.call = call;
+#pragma omp parallel
+    {
+        int64_t threads = omp_get_num_threads(), me = omp_get_thread_num(), h = k.g->in_h;
+        int64_t first = h * me / threads, last = h * (me + 1) / threads;
+        int64_t bands = ceil_div(last - first, band_rows(&k));
+        float *memory = (float *)call->scratch + me * thread_floats(&k);
+        for (int64_t i = 0; i < bands; i++)
+            run_band(&k, first + (last - first) * i / bands,
+                     first + (last - first) * (i + 1) / bands, memory);
+    }
+}
+
+/* ---- weights ---- */
+
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
+    kernel k = describe(g, g->out_c);
+    return (size_t)(k.tiles.vectors * PG_LANES * g->k_h * g->k_w * g->out_c) * sizeof(float);
+}
+
+static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    (void)backward;
+    const kernel k = describe(g, g->out_c);
+    int64_t taps = g->k_h * g->k_w;
+    for (int64_t tile = 0; tile < k.tiles.count; tile++) {
+        int64_t first = pg_tile_begin(&k.tiles, tile) * PG_LANES;
+        int64_t width = pg_tile_vectors(&k.tiles, tile) * PG_LANES;
+        for (int64_t t = taps; t-- > 0;)
+            for (int64_t o = 0; o < g->out_c; o++)
+                for (int64_t i = first; i < first + width; i++)
+                    *packed++ = i < g->in_c ? plain[(o * g->in_c + i) * taps + t] : 0;
+    }
+}
+
+/* Does DO for every row of weights of the packed ones of `count` channels: `to` it, a tile's
+ * `width` long, channel k of them, tap t, channels of the input from `first` on. */
+typedef void pick_row(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
+                      float *to);
+
+static void pick_rows(const pg_conv_geometry *g, int64_t count, pick_row *take, const void *user,
+                      float *packed) {
+    const kernel k = describe(g, count);
+    int64_t taps = g->k_h * g->k_w;
+#pragma omp parallel for schedule(static) if (count * g->in_c * taps > PARALLEL_WEIGHTS)
+    for (int64_t i = 0; i < k.tiles.count * taps; i++) {
+        int64_t tile = i / taps, t = i % taps;
+        int64_t first = pg_tile_begin(&k.tiles, tile) * PG_LANES;
+        int64_t width = pg_tile_vectors(&k.tiles, tile) * PG_LANES;
+        float *to = packed + (first * taps + t * width) * count;
+        for (int64_t o = 0; o < count; o++)
+            take(user, o, taps - 1 - t, first, width, to + o * width);
+    }
+}
+
+typedef struct packed_all {
+    const float *all; /* as pack makes it */
+    const int32_t *channel;
+    int64_t channels, taps;
+} packed_all;
+
+static void take_packed(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
+                        float *to) {
+    const packed_all *p = user;
+    int64_t row = (p->taps - 1 - t) * p->channels + p->channel[k];
+    memcpy(to, p->all + first * p->taps * p->channels + row * width, (size_t)width * sizeof *to);
+}
+
+static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
+                 const int32_t *channel, int64_t count, float *packed) {
+    const packed_all from = {all, channel, channels, g->k_h * g->k_w};
+    pick_rows(g, count, take_packed, &from, packed);
+}
+
+typedef struct packed_lines {
+    const float *all;
+    const int32_t *channel;
+    const pg_conv_lines *lines;
+} packed_lines;
+
+static void take_lines(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
+                       float *to) {
+    const packed_lines *p = user;
+    const pg_conv_lines *lines = p->lines;
+    const float *from = p->all + lines->out[p->channel[k]] + lines->tap[t];
+    for (int64_t c = 0; c < width; c += PG_CONV_LINE) {
+        int64_t l = (first + c) / PG_CONV_LINE;
+        if (l < lines->n_in)
+            memcpy(to + c, from + lines->in[l], PG_CONV_LINE * sizeof *to);
+        else
+            memset(to + c, 0, PG_CONV_LINE * sizeof *to);
+    }
+}
+
+static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
+                       const int32_t *channel, int64_t count, float *packed) {
+    const packed_lines from = {all, channel, lines};
+    pick_rows(g, count, take_lines, &from, packed);
+}
+
+/* ---- the path ---- */
+
+static bool can(const pg_conv_geometry *g) {
+    const pg_dnnl_conv *d = &g->dnnl;
+    return pg_group_possible() && g->groups == 1 && g->k_h * g->k_w > 1 && d->strides[0] == 1 &&
+           d->strides[1] == 1 && d->dilates[0] == 0 && d->dilates[1] == 0 &&
+           g->in_h * g->in_w > LITTLE_MAP;
+}
+
+static bool takes(const pg_conv_path_spec *spec) {
+    return spec->sinks && spec->backward && !spec->bf16 && can(spec->geometry);
+}
+
+const pg_conv_kernel pg_conv_few = {
+    .name = "own:few",
+    .sinks = can,
+    .takes = takes,
+    .packed_bytes = packed_bytes,
+    .scratch_bytes = scratch_bytes,
+    .pack = pack,
+    .pick = pick,
+    .pick_lines = pick_lines,
+    .run = run,
+};
