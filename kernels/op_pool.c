@@ -15,8 +15,11 @@
  * too is a plain loop over channels. */
 #include <inttypes.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
+#include "kernels/channel_ops.h"
+#include "kernels/mem.h"
 #include "kernels/op_node.h"
 #include "kernels/simd.h"
 #include "kernels/window.h"
@@ -135,6 +138,23 @@ static pg_err create_pool(const pg_op_class *cls, const pg_op_def *def, pool_kin
     pool->include_pad = include_pad != 0;
     pool->p = (double)p;
     set_shape(pool, &def->inputs[0].shape);
+    return PG_OK;
+}
+
+/* ---- prepare ---- */
+
+static int64_t row_length(const pool_op *p) { return p->axis[W].in * p->channels; }
+
+static int64_t padded(int64_t floats) {
+    const int64_t line = PG_MEM_ALIGN / sizeof(float);
+    return (floats + line - 1) / line * line;
+}
+
+static pg_err prepare(pg_op *op, pg_diag *diag) {
+    (void)diag;
+    op->gives_rows = true;
+    op->scratch_bytes =
+        (size_t)omp_get_max_threads() * (size_t)padded(row_length((pool_op *)op)) * sizeof(float);
     return PG_OK;
 }
 
@@ -392,19 +412,41 @@ static void gather_row(const pool_op *p, const pg_op_io *io, int64_t id, int64_t
     }
 }
 
+static void gather_into(const pool_op *p, const pg_op_io *io, int64_t row, float *d_src) {
+    int64_t length = row_length(p);
+    input_row to = {.src = io->src[0] + row * length, .d_src = d_src};
+    memset(d_src, 0, (size_t)length * sizeof *d_src);
+    gather_row(p, io, row / p->axis[H].in, row % p->axis[H].in, &to);
+}
+
+static int64_t input_rows(const pool_op *p) { return p->axis[D].in * p->axis[H].in; }
+
+/* True: the operator before has taken d_src in rows. */
+static bool give_rows(const pool_op *p, const pg_op_io *io) {
+    pg_rows *to = io->d_src_rows;
+    int64_t length = row_length(p);
+    if (!to || !to->maker->cls->rows_begin(to->maker, to->io))
+        return false;
+#pragma omp parallel for schedule(static) if (p->op.flops > PARALLEL_FROM)
+    for (int64_t i = 0; i < input_rows(p); i++) {
+        float *row = (float *)io->scratch + omp_get_thread_num() * padded(length);
+        gather_into(p, io, i, row);
+        if (to->others)
+            pg_channel_add(length, to->others + i * length, row);
+        to->maker->cls->rows_take(to->maker, to->io, i * p->axis[W].in, p->axis[W].in, row);
+    }
+    return to->taken = to->maker->cls->rows_end(to->maker, to->io);
+}
+
 /* One thread owns one input row and gathers from the output rows whose windows touch it, so that
  * overlapping windows need no atomics and sums have one order whatever the number of threads. */
 static pg_err backward(const pg_op *op, const pg_op_io *io) {
     const pool_op *p = (const pool_op *)op;
-    int64_t rows = p->axis[D].in * p->axis[H].in, length = p->axis[W].in * p->channels;
-    if (!io->d_src[0])
+    if (!io->d_src[0] || give_rows(p, io))
         return PG_OK;
 #pragma omp parallel for schedule(static) if (op->flops > PARALLEL_FROM)
-    for (int64_t i = 0; i < rows; i++) {
-        input_row to = {.src = io->src[0] + i * length, .d_src = io->d_src[0] + i * length};
-        memset(to.d_src, 0, (size_t)length * sizeof *to.d_src);
-        gather_row(p, io, i / p->axis[H].in, i % p->axis[H].in, &to);
-    }
+    for (int64_t i = 0; i < input_rows(p); i++)
+        gather_into(p, io, i, io->d_src[0] + i * row_length(p));
     return PG_OK;
 }
 
@@ -415,7 +457,8 @@ static pg_err backward(const pg_op *op, const pg_op_io *io) {
     static pg_err create_##cls(const pg_op_def *def, pg_op **out, pg_diag *diag) {                 \
         return create_pool(&cls, def, kind, global, out, diag);                                    \
     }                                                                                              \
-    const pg_op_class cls = {.create = create_##cls, .forward = forward, .backward = backward};
+    const pg_op_class cls = {                                                                      \
+        .create = create_##cls, .prepare = prepare, .forward = forward, .backward = backward};
 
 POOL(pg_max_pool_class, MAXIMUM, false)
 POOL(pg_average_pool_class, AVERAGE, false)

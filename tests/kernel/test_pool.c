@@ -330,6 +330,83 @@ static void refused(const char *attr, size_t count, const int64_t *values, const
     op_check_refused(&c, part);
 }
 
+/* ---- the gradient handed over in rows (pg_rows) ---- */
+
+/* Takes rows as an operator before the pool would. */
+typedef struct basket {
+    pg_op op;
+    float *rows;
+    int *times; /* [rows of the map] */
+    int64_t channels, width;
+    bool wanted, content; /* what begin and end answer with */
+} basket;
+
+static bool begin(const pg_op *op, const pg_op_io *io) {
+    (void)io;
+    return ((const basket *)op)->wanted;
+}
+
+static void put(const pg_op *op, const pg_op_io *io, int64_t first, int64_t count, float *rows) {
+    const basket *b = (const basket *)op;
+    (void)io;
+    size_t bytes = (size_t)(count * b->channels) * sizeof *rows;
+    memcpy(b->rows + first * b->channels, rows, bytes);
+    memset(rows, 0xff, bytes); /* they may be written over */
+    b->times[first / b->width]++;
+}
+
+static bool finish(const pg_op *op, const pg_op_io *io) {
+    (void)io;
+    return ((const basket *)op)->content;
+}
+
+static const pg_op_class taker = {.rows_begin = begin, .rows_take = put, .rows_end = finish};
+
+static void check_rows(const char *type, bool wanted, bool content, bool with_others) {
+    enum { H = 37, W = 29, CHANNELS = 48, N = H * W * CHANNELS };
+    op_check c;
+    op_check_init(&c, type, 17);
+    op_check_input(&c, SHAPE(1, CHANNELS, H, W));
+    op_check_attr_ints(&c, "kernel_shape", 2, (int64_t[]){3, 3});
+    op_check_attr_ints(&c, "strides", 2, (int64_t[]){2, 2});
+    op_check_attr_ints(&c, "pads", 4, (int64_t[]){1, 1, 1, 1});
+    op_check_create(&c);
+    op_check_start(&c, PG_CHANNELS_LAST);
+    cr_assert(c.op->gives_rows);
+    op_check_forward(&c);
+    op_check_backward(&c);
+    float *array = op_check_array(&c, N), *others = op_check_array(&c, N), *d_src = c.d_src[0];
+    memcpy(array, d_src, N * sizeof *array);
+    op_check_fill(&c, others, N);
+    memset(d_src, 0, N * sizeof *d_src);
+    basket b = {.op = {.cls = &taker},
+                .rows = op_check_array(&c, N),
+                .times = op_check_own(&c, pg_calloc(H, sizeof(int))),
+                .channels = CHANNELS,
+                .width = W,
+                .wanted = wanted,
+                .content = content};
+    pg_rows rows = {.maker = &b.op, .others = with_others ? others : NULL};
+    c.io.d_src_rows = &rows;
+    cr_assert_eq(c.op->cls->backward(c.op, &c.io), PG_OK);
+    c.io.d_src_rows = NULL;
+    cr_assert_eq(rows.taken, wanted && content);
+    for (int i = 0; i < N; i++) {
+        cr_assert_eq(b.times[i / (W * CHANNELS)], wanted);
+        if (wanted)
+            cr_assert_eq(b.rows[i], array[i] + (with_others ? others[i] : 0));
+        cr_assert_eq(d_src[i], rows.taken ? 0 : array[i]);
+    }
+    op_check_close(&c);
+}
+
+Test(pool, gives_rows_where_they_are_wanted) {
+    for (int how = 0; how < 8; how++) {
+        check_rows("MaxPool", how & 1, how & 2, how & 4);
+        check_rows("AveragePool", how & 1, how & 2, how & 4);
+    }
+}
+
 Test(pool, refuses_what_it_cannot_do) {
     refused("kernel_shape", 1, (int64_t[]){2}, "kernel_shape");
     refused("kernel_shape", 0, (int64_t[]){2}, "kernel_shape");
