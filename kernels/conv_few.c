@@ -10,21 +10,19 @@
  * with zeros around the map, and all taps of a group of positions are one call of the innermost
  * loop (conv_group.h), whose sums never leave the registers.
  *
- * Weights are packed as they are met: [tile][k_h][k_w][channels][64 or fewer channels of the
- * input], taps in reverse. Rows of d_src are complete one after the other, and can be handed over
- * (pg_conv_sink). */
+ * Weights are packed as they are met (conv_tiles.h), taps in reverse. Rows of d_src are complete one
+ * after the other, and can be handed over (pg_conv_sink). */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
-#include "kernels/conv_group.h"
 #include "kernels/conv_kernel.h"
+#include "kernels/conv_tiles.h"
 #include "kernels/mem.h"
 
 enum {
     BAND_FLOATS = 16384, /* of a second-level cache; the weights want it too */
-    LITTLE_MAP = 64,     /* up to which weights are most of the work: conv_small.c */
-    PARALLEL_WEIGHTS = 16384
+    LITTLE_MAP = 64      /* up to which weights are most of the work: conv_small.c */
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -41,9 +39,13 @@ typedef struct kernel {
     const pg_conv_call *call;
 } kernel;
 
+static pg_tiles tiles_of(const pg_conv_geometry *g) {
+    return pg_tiles_of(g->in_c, false, g->k_h * g->k_w, true);
+}
+
 static kernel describe(const pg_conv_geometry *g, int64_t channels) {
     return (kernel){.g = g,
-                    .tiles = pg_tiles_of(g->in_c, false),
+                    .tiles = tiles_of(g),
                     .channels = channels,
                     .top = g->k_h - 1 - g->dnnl.pad_begin[0],
                     .left = g->k_w - 1 - g->dnnl.pad_begin[1],
@@ -64,7 +66,7 @@ static int64_t band_floats(const kernel *k) {
     return round_up((band_rows(k) + k->g->k_h - 1) * k->row + PG_LANES);
 }
 
-static int64_t sums_floats(const kernel *k) { return k->g->in_w * PG_TILE_MAX; }
+static int64_t sums_floats(const kernel *k) { return k->g->in_w * PG_GROUP_WIDTH; }
 static int64_t out_floats(const kernel *k) { return round_up(k->g->in_w * k->g->in_c); }
 
 static int64_t thread_floats(const kernel *k) {
@@ -115,10 +117,10 @@ static void fill_row(const kernel *k, int64_t y, float *row) {
 /* `band`: from the row that the last tap meets on; all of a tile. */
 static void run_tile(const kernel *k, int64_t tile, const float *band, const float *skip,
                      float *sums, float *out) {
-    static const float zeros[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN))) = {0};
+    static const float zeros[PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN))) = {0};
     const pg_conv_geometry *g = k->g;
     const int64_t vectors = pg_tile_vectors(&k->tiles, tile);
-    const int64_t c = pg_tile_begin(&k->tiles, tile) * PG_LANES;
+    const int64_t c = pg_tile_begin(&k->tiles, tile);
     const int64_t count = pg_tile_channels(&k->tiles, tile);
     const int64_t groups = ceil_div(g->in_w, pg_group_most(vectors));
     pg_group one = {.weights = k->call->weights + c * g->k_h * g->k_w * k->channels,
@@ -181,87 +183,25 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
     (void)backward;
-    kernel k = describe(g, g->out_c);
-    return (size_t)(k.tiles.vectors * PG_LANES * g->k_h * g->k_w * g->out_c) * sizeof(float);
+    const pg_tiles tiles = tiles_of(g);
+    return pg_tiles_bytes(&tiles, g->out_c);
 }
 
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
-    (void)backward;
-    const kernel k = describe(g, g->out_c);
-    int64_t taps = g->k_h * g->k_w;
-    for (int64_t tile = 0; tile < k.tiles.count; tile++) {
-        int64_t first = pg_tile_begin(&k.tiles, tile) * PG_LANES;
-        int64_t width = pg_tile_vectors(&k.tiles, tile) * PG_LANES;
-        for (int64_t t = taps; t-- > 0;)
-            for (int64_t o = 0; o < g->out_c; o++)
-                for (int64_t i = first; i < first + width; i++)
-                    *packed++ = i < g->in_c ? plain[(o * g->in_c + i) * taps + t] : 0;
-    }
-}
-
-/* Does DO for every row of weights of the packed ones of `count` channels: `to` it, a tile's
- * `width` long, channel k of them, tap t, channels of the input from `first` on. */
-typedef void pick_row(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
-                      float *to);
-
-static void pick_rows(const pg_conv_geometry *g, int64_t count, pick_row *take, const void *user,
-                      float *packed) {
-    const kernel k = describe(g, count);
-    int64_t taps = g->k_h * g->k_w;
-#pragma omp parallel for schedule(static) if (count * g->in_c * taps > PARALLEL_WEIGHTS)
-    for (int64_t i = 0; i < k.tiles.count * taps; i++) {
-        int64_t tile = i / taps, t = i % taps;
-        int64_t first = pg_tile_begin(&k.tiles, tile) * PG_LANES;
-        int64_t width = pg_tile_vectors(&k.tiles, tile) * PG_LANES;
-        float *to = packed + (first * taps + t * width) * count;
-        for (int64_t o = 0; o < count; o++)
-            take(user, o, taps - 1 - t, first, width, to + o * width);
-    }
-}
-
-typedef struct packed_all {
-    const float *all; /* as pack makes it */
-    const int32_t *channel;
-    int64_t channels, taps;
-} packed_all;
-
-static void take_packed(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
-                        float *to) {
-    const packed_all *p = user;
-    int64_t row = (p->taps - 1 - t) * p->channels + p->channel[k];
-    memcpy(to, p->all + first * p->taps * p->channels + row * width, (size_t)width * sizeof *to);
+    const pg_tiles tiles = tiles_of(g);
+    pg_tiles_pack(&tiles, g, backward, plain, packed);
 }
 
 static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed) {
-    const packed_all from = {all, channel, channels, g->k_h * g->k_w};
-    pick_rows(g, count, take_packed, &from, packed);
-}
-
-typedef struct packed_lines {
-    const float *all;
-    const int32_t *channel;
-    const pg_conv_lines *lines;
-} packed_lines;
-
-static void take_lines(const void *user, int64_t k, int64_t t, int64_t first, int64_t width,
-                       float *to) {
-    const packed_lines *p = user;
-    const pg_conv_lines *lines = p->lines;
-    const float *from = p->all + lines->out[p->channel[k]] + lines->tap[t];
-    for (int64_t c = 0; c < width; c += PG_CONV_LINE) {
-        int64_t l = (first + c) / PG_CONV_LINE;
-        if (l < lines->n_in)
-            memcpy(to + c, from + lines->in[l], PG_CONV_LINE * sizeof *to);
-        else
-            memset(to + c, 0, PG_CONV_LINE * sizeof *to);
-    }
+    const pg_tiles tiles = tiles_of(g);
+    pg_tiles_pick(&tiles, channels, all, channel, count, packed);
 }
 
 static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
                        const int32_t *channel, int64_t count, float *packed) {
-    const packed_lines from = {all, channel, lines};
-    pick_rows(g, count, take_lines, &from, packed);
+    const pg_tiles tiles = tiles_of(g);
+    pg_tiles_pick_lines(&tiles, lines, all, channel, count, packed);
 }
 
 /* ---- the path ---- */

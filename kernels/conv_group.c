@@ -108,8 +108,3 @@ void pg_group_end(const pg_group *g, int64_t first, int64_t last, int64_t vector
         end_position(g->sums + p * vectors * PG_LANES, g->skip ? g->skip + p * g->pitch : NULL,
                      count, g->lo, g->hi, g->out + p * g->pitch);
 }
-
-pg_tiles pg_tiles_of(int64_t channels, bool even) {
-    int64_t vectors = ceil_div(channels, PG_LANES), tiles = ceil_div(vectors, PG_GROUP_VECTORS);
-    return (pg_tiles){channels, vectors, even ? smaller(tiles + tiles % 2, vectors) : tiles};
-}

@@ -11,7 +11,7 @@
 
 /* A group is up to 6 positions of a tile of 4 vectors, or up to 8 of fewer: 24 sums, the weights
  * and an input fit the registers. */
-enum { PG_GROUP_VECTORS = 4, PG_GROUP_POSITIONS = 8, PG_TILE_MAX = PG_GROUP_VECTORS * PG_LANES };
+enum { PG_GROUP_VECTORS = 4, PG_GROUP_POSITIONS = 8, PG_GROUP_WIDTH = PG_GROUP_VECTORS * PG_LANES };
 
 /* sums[p] += sum over rows r, k < channels of weights[r][k] in[p][r pitch_in + k], for a tile. */
 typedef struct pg_group {
@@ -44,28 +44,5 @@ void pg_group_add(const pg_group *group, int64_t positions, int64_t vectors);
  */
 void pg_group_end(const pg_group *group, int64_t first, int64_t last, int64_t vectors,
                   int64_t count);
-
-/* Output channels in tiles: vectors of a tile differ by one at most. */
-typedef struct pg_tiles {
-    int64_t channels, vectors, count;
-} pg_tiles;
-
-pg_tiles pg_tiles_of(int64_t channels,
-                     bool even); /* even: an even number of them, for two threads */
-
-static inline int64_t pg_tile_begin(const pg_tiles *t, int64_t tile) { /* its first vector */
-    int64_t more = t->vectors % t->count;
-    return tile * (t->vectors / t->count) + (tile < more ? tile : more);
-}
-
-static inline int64_t pg_tile_vectors(const pg_tiles *t, int64_t tile) {
-    return t->vectors / t->count + (tile < t->vectors % t->count);
-}
-
-/* Its channels, without those that fill the last vector up. */
-static inline int64_t pg_tile_channels(const pg_tiles *t, int64_t tile) {
-    int64_t first = pg_tile_begin(t, tile) * PG_LANES, width = pg_tile_vectors(t, tile) * PG_LANES;
-    return width < t->channels - first ? width : t->channels - first;
-}
 
 #endif

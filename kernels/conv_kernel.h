@@ -29,7 +29,7 @@ static inline pg_conv_span pg_conv_span_of(const pg_conv_geometry *g, int axis, 
 typedef struct pg_conv_call {
     const float *weights; /* as pack made them */
     const float *in;      /* backward: d_dst */
-    int64_t channels;     /* of `in`, from the first: the others are 0, or their weights are */
+    int64_t channels;     /* of `in`, from the first, that are summed over */
     float *out;           /* backward: d_src */
     void *scratch;        /* scratch_bytes, aligned to PG_MEM_ALIGN */
     const float *skip;    /* added to what comes out, if path->adds or there is a sink; or NULL */
@@ -49,7 +49,8 @@ typedef struct pg_conv_kernel {
     void (*pack)(const pg_conv_geometry *geometry, bool backward, const float *plain,
                  float *packed);
     /* Backward, NULL: not there. The packed weights of `count` of `channels` channels of the output
-     * out of those of all; the geometry is that of fewer, out_c >= count: the others' are 0. */
+     * out of those of all, for calls with that many (pg_conv_call.channels); the geometry is that of
+     * fewer, out_c >= count. */
     void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed);
     /* Backward, NULL: not there. The same from weights that some other path has packed

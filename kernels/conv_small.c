@@ -8,8 +8,7 @@
  * dilation, q stride - left + b dilation) of src; backward the other way round. Taps outside the
  * map are left out, not added as zeros.
  *
- * Weights are packed in the order they are used: [tile][tap][channel summed over][64 or fewer
- * channels of the output]. Some channels of a tap, as many as fit into the first-level cache, are a
+ * Weights are packed in the order they are used (conv_tiles.h). Some channels of a tap, as many as fit into the first-level cache, are a
  * block. Positions meet it in groups of up to 6, whose 6 x 64 sums stay in registers meanwhile: per
  * channel 4 weights and 6 inputs are loaded for 24 multiply-adds. While a block is worked on, the
  * next one is fetched into the second-level cache, a few lines at a time.
@@ -27,18 +26,17 @@
 #include <omp.h>
 #include <string.h>
 
-#include "kernels/conv_group.h"
 #include "kernels/conv_kernel.h"
+#include "kernels/conv_tiles.h"
 #include "kernels/mem.h"
 
 enum {
-    BLOCK_FLOATS = 8192,     /* most of a first-level cache */
-    MAP = 1024,              /* positions, at most */
-    LITTLE_MAP = 64,         /* where it is the first choice, */
-    LITTLE_DEPTH = 64,       /* from so many channels on */
-    CHUNK = 24,              /* positions: whole groups of 6 and 8; of few channels several times */
-    CHUNK_FLOATS = 8192,     /* as many */
-    PARALLEL_WEIGHTS = 16384 /* that are copied in the time a second thread takes to start */
+    BLOCK_FLOATS = 8192, /* most of a first-level cache */
+    MAP = 1024,          /* positions, at most */
+    LITTLE_MAP = 64,     /* where it is the first choice, */
+    LITTLE_DEPTH = 64,   /* from so many channels on */
+    CHUNK = 24,          /* positions: whole groups of 6 and 8; of few channels several times */
+    CHUNK_FLOATS = 8192, /* as many */
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -74,14 +72,9 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     k.out_c = backward ? g->in_c : g->out_c;
     k.summed = k.in_c;
     k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
-    k.tiles = pg_tiles_of(k.out_c, true);
+    k.tiles = pg_tiles_of(k.out_c, true, k.taps, false);
     k.whole = whole_tap(&k);
     return k;
-}
-
-static int64_t tile_begin(const kernel *k, int64_t tile) { return pg_tile_begin(&k->tiles, tile); }
-static int64_t tile_vectors(const kernel *k, int64_t tile) {
-    return pg_tile_vectors(&k->tiles, tile);
 }
 
 /* The block of weights at `channel` of the nth tap of a tile. */
@@ -98,7 +91,7 @@ static int64_t tap_of(const kernel *k, const place *at) {
 static place place_at(const kernel *k, int64_t tile, int64_t nth, int64_t channel) {
     if (tile >= k->tiles.count)
         return (place){.tile = tile};
-    int64_t most = BLOCK_FLOATS / (tile_vectors(k, tile) * PG_LANES);
+    int64_t most = BLOCK_FLOATS / pg_tile_width(&k->tiles, tile);
     int64_t even = ceil_div(k->summed, ceil_div(k->summed, most));
     return (place){tile, nth, channel, smaller(even, k->summed - channel)};
 }
@@ -112,22 +105,21 @@ static place next_of(const kernel *k, const place *at, int64_t threads) {
 }
 
 static const float *weights_of(const kernel *k, const place *at) {
-    int64_t tiles = tile_begin(k, at->tile) * k->taps;
-    int64_t vectors = tile_vectors(k, at->tile);
-    return k->weights +
-           ((tiles + tap_of(k, at) * vectors) * k->in_c + at->channel * vectors) * PG_LANES;
+    int64_t tile = pg_tile_begin(&k->tiles, at->tile) * k->taps;
+    int64_t width = pg_tile_width(&k->tiles, at->tile);
+    return k->weights + (tile + tap_of(k, at) * width) * k->summed + at->channel * width;
 }
 
 /* One block for all positions it meets; the next one is fetched meanwhile. */
 static void add_block(const kernel *k, const place *at, const place *next, pg_group *one) {
     const pg_conv_geometry *g = k->g;
-    const int64_t tap = tap_of(k, at), vectors = tile_vectors(k, at->tile);
+    const int64_t tap = tap_of(k, at), vectors = pg_tile_vectors(&k->tiles, at->tile);
     const pg_conv_span y = pg_conv_span_of(g, 0, tap / g->k_w);
     const pg_conv_span x = pg_conv_span_of(g, 1, tap % g->k_w);
     const int64_t count = (y.to - y.from) * (x.to - x.from);
     const int64_t groups = ceil_div(count, pg_group_most(vectors));
     const int64_t fetch =
-        next->channels && tile_vectors(k, next->tile) == vectors ? next->channels : 0;
+        next->channels && pg_tile_vectors(&k->tiles, next->tile) == vectors ? next->channels : 0;
     int64_t r = y.from, q = x.from;
     const float *to_fetch = fetch ? weights_of(k, next) : NULL;
     one->weights = weights_of(k, at);
@@ -156,9 +148,9 @@ static void begin_sums(const kernel *k, int64_t width, const float *start, float
 }
 
 /* What the sums of a tile begin with, and where they go. */
-static pg_group group_of(const kernel *k, int64_t tile, float start[PG_TILE_MAX], float *sums) {
-    int64_t c = tile_begin(k, tile) * PG_LANES, width = tile_vectors(k, tile) * PG_LANES;
-    int64_t count = smaller(width, k->out_c - c);
+static pg_group group_of(const kernel *k, int64_t tile, float start[PG_GROUP_WIDTH], float *sums) {
+    int64_t c = pg_tile_begin(&k->tiles, tile), width = pg_tile_width(&k->tiles, tile);
+    int64_t count = pg_tile_channels(&k->tiles, tile);
     memset(start, 0, (size_t)width * sizeof *start);
     if (k->bias)
         memcpy(start, k->bias + c, (size_t)count * sizeof *start);
@@ -173,10 +165,9 @@ static pg_group group_of(const kernel *k, int64_t tile, float start[PG_TILE_MAX]
 }
 
 static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums) {
-    float start[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN)));
+    float start[PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN)));
     pg_group one = group_of(k, tile, start, sums);
-    int64_t width = tile_vectors(k, tile) * PG_LANES, c = tile_begin(k, tile) * PG_LANES;
-    int64_t count = smaller(width, k->out_c - c);
+    int64_t width = pg_tile_width(&k->tiles, tile), count = pg_tile_channels(&k->tiles, tile);
     bool begins = k->whole >= 0, ends = begins && k->taps == 1 && count == width;
     if (!begins)
         begin_sums(k, width, start, sums);
@@ -196,7 +187,7 @@ static void run_tile(const kernel *k, int64_t tile, int64_t threads, float *sums
 static bool is_thin(const kernel *k) {
     const pg_conv_geometry *g = k->g;
     return k->taps == 1 && k->whole == 0 && g->in_h == g->out_h && g->in_w == g->out_w &&
-           k->in_c * PG_TILE_MAX <= BLOCK_FLOATS;
+           k->in_c * PG_GROUP_WIDTH <= BLOCK_FLOATS;
 }
 
 /* Positions of a chunk, at most. */
@@ -218,13 +209,13 @@ static bool in_tiles(const kernel *k) {
 
 /* All positions of *k, which are a chunk. */
 static void run_chunk(const kernel *k, float *sums) {
-    float start[PG_TILE_MAX] __attribute__((aligned(PG_MEM_ALIGN)));
+    float start[PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN)));
     for (int64_t tile = 0; tile < k->tiles.count; tile++) {
         pg_group one = group_of(k, tile, start, sums);
-        int64_t vectors = tile_vectors(k, tile), c = tile_begin(k, tile) * PG_LANES;
-        int64_t count = smaller(vectors * PG_LANES, k->out_c - c);
+        int64_t vectors = pg_tile_vectors(&k->tiles, tile);
+        int64_t count = pg_tile_channels(&k->tiles, tile);
         int64_t groups = ceil_div(k->positions, pg_group_most(vectors));
-        one.weights = k->weights + c * k->in_c;
+        one.weights = k->weights + pg_tile_begin(&k->tiles, tile) * k->summed;
         one.channels = k->summed;
         one.ends = count == vectors * PG_LANES;
         for (int64_t i = 0; i < groups; i++) {
@@ -244,7 +235,7 @@ static void run_chunk(const kernel *k, float *sums) {
 /* Into the sink, or into out. */
 static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, int64_t to,
                        float *sums) {
-    float *rows = sums + chunk_of(k) * PG_TILE_MAX;
+    float *rows = sums + chunk_of(k) * PG_GROUP_WIDTH;
     for (int64_t i = from; i < to; i++) {
         int64_t first = k->positions * i / chunks_of(k);
         kernel part = *k;
@@ -262,7 +253,7 @@ static void run_chunks(const kernel *k, const pg_conv_sink *sink, int64_t from, 
 
 /* A thread's: the sums of a tile; with chunks, one's rows behind them. */
 static int64_t scratch_floats(const kernel *k) {
-    int64_t tile = PG_TILE_MAX, all = k->positions * tile;
+    int64_t tile = PG_GROUP_WIDTH, all = k->positions * tile;
     int64_t chunk = chunk_of(k) * (tile + ceil_div(k->out_c, PG_LANES) * PG_LANES);
     return !is_thin(k) || (in_tiles(k) && all > chunk) ? all : chunk;
 }
@@ -273,63 +264,25 @@ static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
 }
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
-    kernel k = describe(g, backward);
-    return (size_t)(k.tiles.vectors * PG_LANES * k.in_c * k.taps) * sizeof(float);
+    const kernel k = describe(g, backward);
+    return pg_tiles_bytes(&k.tiles, k.in_c);
 }
 
-/* From [out_c, in_c, k_h, k_w] of the convolution; channels that fill the last vector up are 0. */
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
-    kernel k = describe(g, backward);
-    for (int64_t tile = 0; tile < k.tiles.count; tile++) {
-        int64_t first = tile_begin(&k, tile) * PG_LANES,
-                last = first + tile_vectors(&k, tile) * PG_LANES;
-        for (int64_t t = 0; t < k.taps; t++)
-            for (int64_t i = 0; i < k.in_c; i++)
-                for (int64_t o = first; o < last; o++) {
-                    int64_t row = backward ? i * g->in_c + o : o * g->in_c + i;
-                    *packed++ = o < k.out_c ? plain[row * k.taps + t] : 0;
-                }
-    }
+    const kernel k = describe(g, backward);
+    pg_tiles_pack(&k.tiles, g, backward, plain, packed);
 }
 
-/* Tiles and taps are the same for fewer channels. */
 static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
                  const int32_t *channel, int64_t count, float *packed) {
     const kernel k = describe(g, true);
-#pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
-    for (int64_t i = 0; i < k.tiles.count * k.taps; i++) {
-        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
-        int64_t before = tile_begin(&k, tile) * k.taps * PG_LANES + t * row;
-        const float *from = all + before * channels;
-        float *to = packed + before * k.in_c;
-        for (int64_t o = 0; o < count; o++)
-            memcpy(to + o * row, from + channel[o] * row, (size_t)row * sizeof *to);
-        memset(to + count * row, 0, (size_t)((k.in_c - count) * row) * sizeof *to);
-    }
-}
-
-/* Line l of `lines` at a weight, zeros past the last. */
-static void take_line(const pg_conv_lines *lines, const float *from, int64_t l, float *to) {
-    if (l < lines->n_in)
-        memcpy(to, from + lines->in[l], PG_CONV_LINE * sizeof *to);
-    else
-        memset(to, 0, PG_CONV_LINE * sizeof *to);
+    pg_tiles_pick(&k.tiles, channels, all, channel, count, packed);
 }
 
 static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
                        const int32_t *channel, int64_t count, float *packed) {
     const kernel k = describe(g, true);
-#pragma omp parallel for schedule(static) if (k.in_c * k.out_c * k.taps > PARALLEL_WEIGHTS)
-    for (int64_t i = 0; i < k.tiles.count * k.taps; i++) {
-        int64_t tile = i / k.taps, t = i % k.taps, row = tile_vectors(&k, tile) * PG_LANES;
-        int64_t first = tile_begin(&k, tile) * PG_LANES;
-        float *to = packed + (first * k.taps + t * row) * k.in_c;
-        for (int64_t o = 0; o < count; o++)
-            for (int64_t c = 0; c < row; c += PG_CONV_LINE)
-                take_line(lines, all + lines->out[channel[o]] + lines->tap[t],
-                          (first + c) / PG_CONV_LINE, to + o * row + c);
-        memset(to + count * row, 0, (size_t)((k.in_c - count) * row) * sizeof *to);
-    }
+    pg_tiles_pick_lines(&k.tiles, lines, all, channel, count, packed);
 }
 
 static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int64_t tap) {
