@@ -2,13 +2,15 @@
  * those that ParchGrad keeps (conv_kept.h). The library works on sixteen channels at a time, and of
  * 64 of which a tenth is kept ten of sixteen would be filling.
  *
- * d_src(y, x) is the sum over taps (a, b) and channels o of W[o][a][b] d_dst(o, y + top - a, x +
- * left
- * - b). Counted from the last tap on, a row of the kernel meets neighbouring places of a row of
- * d_dst: where the channels lie side by side without gaps that is one run of k_w channels values,
- * against as many rows of weights. So a thread copies some rows of d_dst (a band) without gaps and
- * with zeros around the map, and all taps of a group of positions are one call of the innermost
- * loop (conv_group.h), whose sums never leave the registers.
+ * d_src(y, x) is the sum over taps (a, b) and channels o of
+ *
+ *   W[o][a][b] d_dst(o, y + top - a, x + left - b)
+ *
+ * Counted from the last tap on, a row of the kernel meets neighbouring places of a row of d_dst:
+ * where the channels lie side by side without gaps that is one run of k_w channels values, against
+ * as many rows of weights. So a thread copies some rows of d_dst (a band) without gaps and with
+ * zeros around the map, and all taps of a group of positions are one call of the innermost loop
+ * (conv_group.h), whose sums never leave the registers.
  *
  * Weights are packed as they are met (conv_tiles.h), taps in reverse. Rows of d_src are complete one
  * after the other, and can be handed over (pg_conv_sink). */

@@ -8,10 +8,11 @@
  * dilation, q stride - left + b dilation) of src; backward the other way round. Taps outside the
  * map are left out, not added as zeros.
  *
- * Weights are packed in the order they are used (conv_tiles.h). Some channels of a tap, as many as fit into the first-level cache, are a
- * block. Positions meet it in groups of up to 6, whose 6 x 64 sums stay in registers meanwhile: per
- * channel 4 weights and 6 inputs are loaded for 24 multiply-adds. While a block is worked on, the
- * next one is fetched into the second-level cache, a few lines at a time.
+ * Weights are packed in the order they are used (conv_tiles.h). Some channels of a tap, as many as
+ * fit into the first-level cache, are a block. Positions meet it in groups of up to 6, whose 6 x 64
+ * sums stay in registers meanwhile: per channel 4 weights and 6 inputs are loaded for 24
+ * multiply-adds. While a block is worked on, the next one is fetched into the second-level cache, a
+ * few lines at a time.
  *
  * Each tile belongs to one thread.
  *
@@ -20,8 +21,7 @@
  * all tiles for these, and the next: rows are complete while they are in the cache, and can be
  * handed to whoever wants them (pg_conv_sink).
  *
- * A sum runs over taps and then channels, in order, however it is
- * cut into blocks and groups. */
+ * A sum runs over taps and then channels, in order, however it is cut into blocks and groups. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
