@@ -67,6 +67,11 @@ bool pg_conv_absorb_add(pg_op *op) {
     return true;
 }
 
+void pg_conv_expect_zeros(pg_op *op) {
+    pg_assert(pg_op_is_conv(op));
+    ((pg_conv_op *)op)->zeros = true;
+}
+
 void pg_conv_want_gap(pg_op *op) {
     pg_assert(pg_op_is_conv(op));
     ((pg_conv_op *)op)->want_gap = true;

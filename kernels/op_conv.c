@@ -88,11 +88,13 @@ static pg_err make_paths(pg_conv_op *conv, pg_diag *diag) {
         .lo = conv->lo,
         .hi = conv->hi,
         .library_only = conv->library_only,
+        .sparse = conv->zeros,
         .bf16 = conv->op.bf16_forward && pays,
     };
     if (!err)
         err = pg_conv_tuner_make(conv->tuner, &spec, &conv->forward, diag);
     spec.backward = true;
+    spec.sparse = false;
     spec.bf16 = spec.in_bf16 = conv->bf16;
     spec.lean = conv->most_kept > 0;
     if (!err)

@@ -36,6 +36,10 @@ void pg_conv_absorb_activation(pg_op *op, pg_act act, float lo, float hi);
  * convolutions and when memory is out. */
 bool pg_conv_absorb_add(pg_op *op);
 
+/* Between create and prepare: many values of the input are 0. Forward may then leave them out
+ * (conv_sparse.c). */
+void pg_conv_expect_zeros(pg_op *op);
+
 /* Between create and prepare: forward also computes GAP_c = mean over positions of ReLU(z_c). */
 void pg_conv_want_gap(pg_op *op);
 

@@ -41,6 +41,7 @@ typedef struct pg_conv_op {
     float lo, hi;
     bool skip; /* src[1] is added before the activation */
     bool want_gap, library_only;
+    bool zeros; /* many in the input */
     bool bf16;                      /* backward multiplies bfloat16 */
     struct pg_conv_tuner *tuner;    /* until prepare; NULL: none */
     int64_t most_kept;              /* 0: nothing is dropped */

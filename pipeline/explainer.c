@@ -38,6 +38,7 @@ pg_err pg_explainer_open_model(const pg_explain_options *options, pg_refusals *r
                                   .precision = options->precision,
                                   .fuse_add = options->fuse_add,
                                   .fuse_split = options->fuse_split,
+                                  .skip_zeros = options->skip_zeros,
                                   .tune = (pg_tune_mode)options->tune,
                                   .cache_dir = options->cache_dir,
                                   .relevance = wants_relevance(options),
@@ -187,8 +188,9 @@ static void find_crp_layer(pg_explainer *e) {
     for (int i = 0; e->crp.node >= 0 && i < crp->n_channels; i++)
         if (crp->channels[i] >= e->crp.channels) {
             e->crp.node = -1;
-            pg_fail(&why, PG_ECONFIG, "crp.channels: '%s' has no channel %" PRId64 ", it has %" PRId64,
-                    crp->layer, crp->channels[i], e->crp.channels);
+            pg_fail(&why, PG_ECONFIG,
+                    "crp.channels: '%s' has no channel %" PRId64 ", it has %" PRId64, crp->layer,
+                    crp->channels[i], e->crp.channels);
         }
     snprintf(e->cannot_crp, sizeof e->cannot_crp, "%.*s", (int)sizeof e->cannot_crp - 1, why.text);
 }

@@ -44,8 +44,11 @@ static pg_err read_file(pg_model *model, const pg_model_options *options, pg_spa
 
 static pg_err import(pg_model *model, const pg_model_options *options, pg_span file,
                      pg_diag *diag) {
-    pg_import job = {.options = options, .file = file, .external = &model->external,
-                     .load = &model->load, .graph = &model->graph};
+    pg_import job = {.options = options,
+                     .file = file,
+                     .external = &model->external,
+                     .load = &model->load,
+                     .graph = &model->graph};
     pg_err err = pg_onnx_import(&job, diag);
     if (err == PG_OK)
         err = pg_shuffle_last(&model->graph, options->shuffled_layers, &model->load, diag);
@@ -130,8 +133,7 @@ static pg_err end_budget(pg_model *model, pg_err err, pg_diag *diag) {
                : err;
 }
 
-static pg_err load(pg_model *model, const pg_model_options *options, pg_span file,
-                   pg_diag *diag) {
+static pg_err load(pg_model *model, const pg_model_options *options, pg_span file, pg_diag *diag) {
     pg_mem_budget_begin(model->budget);
     pg_err err = import(model, options, file, diag);
     if (err == PG_OK)
@@ -152,6 +154,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
         options->precision == PG_PRECISION_AUTO ? PG_PRECISION_F32 : options->precision;
     model->library_only = options->library_only;
     model->fuse_split = options->fuse_split;
+    model->skip_zeros = options->skip_zeros;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
     model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)24 << 20;
@@ -173,13 +176,9 @@ const char *pg_precision_name(pg_precision precision) {
     return names[precision];
 }
 
-const pg_model_info *pg_model_get_info(const pg_model *model) {
-    return &model->info;
-}
+const pg_model_info *pg_model_get_info(const pg_model *model) { return &model->info; }
 
-int pg_model_op_count(const pg_model *model) {
-    return model->graph.n_nodes;
-}
+int pg_model_op_count(const pg_model *model) { return model->graph.n_nodes; }
 
 const struct pg_op *pg_model_op(const pg_model *model, int index) {
     pg_assert(index >= 0 && index < model->graph.n_nodes);
@@ -227,6 +226,22 @@ static pg_err prepare_relevance(pg_model *model, pg_conv_tuner *tuner, pg_diag *
     return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, tuner, diag) : err;
 }
 
+/* Half of what comes out of a ReLU is 0. */
+static pg_err expect_zeros(pg_model *model, pg_diag *diag) {
+    pg_graph *g = &model->graph;
+    int *maker = pg_malloc((size_t)g->n_values * sizeof *maker);
+    if (maker == NULL)
+        return pg_fail(diag, PG_ENOMEM, "no memory for the graph");
+    pg_graph_makers(g, maker);
+    for (int i = 0; i < g->n_nodes; i++) {
+        int from = maker[g->nodes[i].src[0]];
+        if (pg_op_is_conv(g->nodes[i].op) && from >= 0 && g->nodes[from].op->relu)
+            pg_conv_expect_zeros(g->nodes[i].op);
+    }
+    pg_free(maker);
+    return PG_OK;
+}
+
 static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
     pg_graph *g = &model->graph;
     for (int i = 0; i < g->n_nodes; i++) {
@@ -254,6 +269,8 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_tune tune = {0};
     pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
     pg_err err = prepare_relevance(model, &tune.tuner, diag); /* reads the operators' constants */
+    if (err == PG_OK && model->skip_zeros)
+        err = expect_zeros(model, diag);
     if (err == PG_OK)
         err = prepare_each(model, &tune.tuner, diag);
     pg_tune_end(&tune);
@@ -277,8 +294,8 @@ static void remember_kept(pg_model *model) {
 }
 
 static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
-    pg_err err = pg_plan_layouts(&model->graph, &model->plan.input_layout,
-                                 &model->info.output.layout, diag);
+    pg_err err =
+        pg_plan_layouts(&model->graph, &model->plan.input_layout, &model->info.output.layout, diag);
     if (err == PG_OK)
         err = index_convs(model, diag);
     if (err == PG_OK)
@@ -296,11 +313,10 @@ static pg_err prepare(pg_model *model, const bool *gap, pg_diag *diag) {
         return err;
     sum_up(model);
     if (model->info.session_bytes > model->max_session_bytes)
-        return pg_fail(diag, PG_EMODEL,
-                       "%s: a session would take %" PRIu64 " MiB, more than the limit of %" PRIu64
-                       " MiB",
-                       model->info.path, model->info.session_bytes >> 20,
-                       model->max_session_bytes >> 20);
+        return pg_fail(
+            diag, PG_EMODEL,
+            "%s: a session would take %" PRIu64 " MiB, more than the limit of %" PRIu64 " MiB",
+            model->info.path, model->info.session_bytes >> 20, model->max_session_bytes >> 20);
     return PG_OK;
 }
 

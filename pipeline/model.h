@@ -50,6 +50,7 @@ typedef struct pg_model_options {
     pg_precision precision;
     bool fuse_add;            /* residual additions are done by the convolution before them */
     bool fuse_split;          /* gradients may be handed on in rows (pg_rows) */
+    bool skip_zeros;          /* behind a ReLU (pg_conv_expect_zeros) */
     bool relevance;           /* pg_model_want_relevance will be called: additions and concatenations
                                  stay nodes of their own, each with a rule */
     bool library_only;        /* convolutions are oneDNN's everywhere (pg_conv_library_only) */

@@ -23,7 +23,7 @@ struct pg_model {
     int threads;
     pg_tune_mode tune;
     const char *cache_dir;
-    bool library_only, fuse_split, prepared, backward;
+    bool library_only, fuse_split, skip_zeros, prepared, backward;
 };
 
 #endif

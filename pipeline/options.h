@@ -165,6 +165,7 @@ typedef struct pg_explain_options {
     const char *cache_dir;  /* of what tuning chose; NULL or "": pipeline/tune.h */
     bool fuse_add;          /* residual additions are done by the convolution before them */
     bool fuse_split;        /* gradients are split row by row, by the convolution that makes them */
+    bool skip_zeros;        /* convolutions may leave out multiplications by zeros behind a ReLU */
     bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
     int kept_cache;         /* MiB per worker for their packed weights; 0: 24 */

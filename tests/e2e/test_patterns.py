@@ -554,6 +554,22 @@ def test_residual_addition_of_two_convolutions(tmp_path):
         assert around(pattern, tmp_path).count("Add") == 0
 
 
+@pytest.mark.skipif("avx512f" not in open("/proc/cpuinfo").read(), reason="the kernel is for AVX-512")
+@pytest.mark.parametrize("act", ["Relu", "Clip", "Sigmoid"])
+def test_zeros_behind_a_relu(act, tmp_path):
+    """engine.skip_zeros: verify() has it on, and compares with torch."""
+    wide = 128
+    def pattern(n, x):
+        y = n.conv(x, C, wide)
+        return n.conv(n.clip(y, 0, 6) if act == "Clip" else n.op(act, y), wide, wide)
+    around(pattern, tmp_path, out=wide * H * W)
+    expected = {"true": act != "Sigmoid", "false": False}
+    for skip, sparse in expected.items():
+        ran = json.loads(cli.run("inspect", "--json", "--model", tmp_path / "net.onnx", "--set",
+                                 f"engine.skip_zeros={skip}", "--set", "engine.tune=off").stdout)
+        assert any("own:sparse" in (o["implementation"] or "") for o in ran["operators"]) == sparse
+
+
 RESIDUAL_MISSES = {
     "the convolution read elsewhere": lambda n, x: _read_twice(n, x),
     "the skip made later": lambda n, x: n.op("Add", n.conv(x, C, C), n.op("Sigmoid", x)),
