@@ -226,20 +226,43 @@ static pg_err prepare_relevance(pg_model *model, pg_conv_tuner *tuner, pg_diag *
     return err == PG_OK ? pg_lrp_prepare(&model->graph, &model->lrp, tuner, diag) : err;
 }
 
-/* Half of what comes out of a ReLU is 0. */
-static pg_err expect_zeros(pg_model *model, pg_diag *diag) {
-    pg_graph *g = &model->graph;
-    int *maker = pg_malloc((size_t)g->n_values * sizeof *maker);
-    if (maker == NULL)
-        return pg_fail(diag, PG_ENOMEM, "no memory for the graph");
+/* Of equal inputs it takes the first. */
+static bool takes_a_maximum(const struct pg_op *op) {
+    return strcmp(op->type, "MaxPool") == 0 || strcmp(op->type, "GlobalMaxPool") == 0 ||
+           strcmp(op->type, "ReduceMax") == 0;
+}
+
+/* Half of what comes out of a ReLU is 0. Leaving zeros out changes the order of a sum from position
+ * to position, and what should be equal, where a picture is plain, differs in the last bit: not
+ * where a maximum further on would then take another of them. */
+static void expect_zeros(pg_graph *g, int *maker, bool *compared) {
     pg_graph_makers(g, maker);
-    for (int i = 0; i < g->n_nodes; i++) {
-        int from = maker[g->nodes[i].src[0]];
-        if (pg_op_is_conv(g->nodes[i].op) && from >= 0 && g->nodes[from].op->relu)
-            pg_conv_expect_zeros(g->nodes[i].op);
+    memset(compared, 0, (size_t)g->n_values * sizeof *compared);
+    for (int i = g->n_nodes - 1; i >= 0; i--) {
+        const pg_node *node = &g->nodes[i];
+        bool any = takes_a_maximum(node->op);
+        for (int k = 0; k < node->op->n_dst; k++)
+            any = any || compared[node->dst[k]];
+        for (int k = 0; any && k < node->op->n_src; k++)
+            compared[node->src[k]] = true;
+        int from = pg_op_is_conv(node->op) && !any ? maker[node->src[0]] : -1;
+        if (from >= 0 && g->nodes[from].op->relu)
+            pg_conv_expect_zeros(node->op);
     }
+}
+
+static pg_err find_zeros(pg_model *model, pg_diag *diag) {
+    size_t n = (size_t)model->graph.n_values;
+    int *maker = pg_malloc(n * sizeof *maker);
+    bool *compared = pg_malloc(n * sizeof *compared);
+    if (maker != NULL && compared != NULL)
+        expect_zeros(&model->graph, maker, compared);
+    pg_err err = maker != NULL && compared != NULL
+                     ? PG_OK
+                     : pg_fail(diag, PG_ENOMEM, "no memory for the graph");
     pg_free(maker);
-    return PG_OK;
+    pg_free(compared);
+    return err;
 }
 
 static pg_err prepare_each(pg_model *model, pg_conv_tuner *tuner, pg_diag *diag) {
@@ -270,7 +293,7 @@ static pg_err prepare_ops(pg_model *model, const bool *gap, pg_diag *diag) {
     pg_tune_begin(&tune, model->tune, model->cache_dir, model->info.sha256_hex);
     pg_err err = prepare_relevance(model, &tune.tuner, diag); /* reads the operators' constants */
     if (err == PG_OK && model->skip_zeros)
-        err = expect_zeros(model, diag);
+        err = find_zeros(model, diag);
     if (err == PG_OK)
         err = prepare_each(model, &tune.tuner, diag);
     pg_tune_end(&tune);
