@@ -34,9 +34,10 @@ void pg_channel_add(int64_t count, const float *x, float *y);
 void pg_channel_add_act(int64_t positions, int64_t channels, float *y, const float *skip,
                         pg_act_range act);
 
-/* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), shift and inverse NULL: of ReLU(y[p,c]);
- * in the same pass skip is added to y (NULL: nothing), and the sum clamped to `act` (without skip and
- * with infinite bounds y is only read). `scratch`: pg_channel_gap_scratch() bytes, aligned for double. */
+/* gap[c] = mean over p of ReLU((y[p,c] - shift[c]) * inverse[c]), or of ReLU(y[p,c]) with both NULL.
+ * In the same pass skip is added to y (NULL: nothing), and the sum clamped to `act` (without skip
+ * and with infinite bounds y is only read). `scratch`: pg_channel_gap_scratch() bytes, aligned for
+ * double. */
 size_t pg_channel_gap_scratch(int64_t positions, int64_t channels);
 void pg_channel_gap(int64_t positions, int64_t channels, float *y, const float *skip,
                     const float *shift, const float *inverse, pg_act_range act, void *scratch,

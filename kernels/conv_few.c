@@ -12,14 +12,13 @@
  * zeros around the map, and all taps of a group of positions are one call of the innermost loop
  * (conv_group.h), whose sums never leave the registers.
  *
- * Weights are packed as they are met (conv_tiles.h), taps in reverse. Rows of d_src are complete one
- * after the other, and can be handed over (pg_conv_sink). */
+ * Weights are packed as they are met (conv_tiles.h), taps in reverse. Rows of d_src are complete
+ * one after the other, and can be handed over (pg_conv_sink). */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 #include "kernels/conv_kernel.h"
-#include "kernels/conv_tiles.h"
 #include "kernels/mem.h"
 
 enum {
@@ -41,13 +40,14 @@ typedef struct kernel {
     const pg_conv_call *call;
 } kernel;
 
-static pg_tiles tiles_of(const pg_conv_geometry *g) {
+static pg_tiles tiles_of(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
     return pg_tiles_of(g->in_c, false, g->k_h * g->k_w, true);
 }
 
 static kernel describe(const pg_conv_geometry *g, int64_t channels) {
     return (kernel){.g = g,
-                    .tiles = tiles_of(g),
+                    .tiles = tiles_of(g, true),
                     .channels = channels,
                     .top = g->k_h - 1 - g->dnnl.pad_begin[0],
                     .left = g->k_w - 1 - g->dnnl.pad_begin[1],
@@ -63,9 +63,10 @@ static int64_t round_up(int64_t floats) { return ceil_div(floats, PG_LANES) * PG
 
 /* ---- a thread's memory ---- */
 
-/* A vector more than the rows, for copying. */
+/* For any number of channels, and a vector more than the rows, for copying. */
 static int64_t band_floats(const kernel *k) {
-    return round_up((band_rows(k) + k->g->k_h - 1) * k->row + PG_LANES);
+    int64_t row = k->row / k->channels * k->g->out_c;
+    return round_up(larger(BAND_FLOATS, k->g->k_h * row) + PG_LANES);
 }
 
 static int64_t sums_floats(const kernel *k) { return k->g->in_w * PG_GROUP_WIDTH; }
@@ -77,12 +78,8 @@ static int64_t thread_floats(const kernel *k) {
 
 static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
     (void)backward;
-    int64_t most = 0; /* fewer channels may make higher bands */
-    for (int64_t channels = 1; channels <= g->out_c; channels++) {
-        kernel k = describe(g, channels);
-        most = larger(most, thread_floats(&k));
-    }
-    return (size_t)omp_get_max_threads() * (size_t)most * sizeof(float);
+    const kernel k = describe(g, g->out_c);
+    return (size_t)omp_get_max_threads() * (size_t)thread_floats(&k) * sizeof(float);
 }
 
 /* ---- a band ---- */
@@ -104,14 +101,12 @@ static void fill_row(const kernel *k, int64_t y, float *row) {
         return;
     }
     int64_t width = k->row / k->channels;
-    int64_t begin = larger(0, k->left), end = smaller(width, g->out_w + k->left);
+    int64_t begin = larger(0, k->left), end = larger(begin, smaller(width, g->out_w + k->left));
     const float *from = k->call->in + (y * g->out_w - k->left) * g->out_c;
     memset(row, 0, (size_t)(begin * k->channels) * sizeof *row);
     for (int64_t x = begin; x < end; x++)
         copy_place(k, from + x * g->out_c, row + x * k->channels);
-    if (end < width)
-        memset(row + larger(end, begin) * k->channels, 0,
-               (size_t)((width - larger(end, begin)) * k->channels) * sizeof *row);
+    memset(row + end * k->channels, 0, (size_t)((width - end) * k->channels) * sizeof *row);
 }
 
 /* ---- a row of d_src ---- */
@@ -184,26 +179,13 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
 /* ---- weights ---- */
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
-    (void)backward;
-    const pg_tiles tiles = tiles_of(g);
+    const pg_tiles tiles = tiles_of(g, backward);
     return pg_tiles_bytes(&tiles, g->out_c);
 }
 
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
-    const pg_tiles tiles = tiles_of(g);
+    const pg_tiles tiles = tiles_of(g, backward);
     pg_tiles_pack(&tiles, g, backward, plain, packed);
-}
-
-static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
-                 const int32_t *channel, int64_t count, float *packed) {
-    const pg_tiles tiles = tiles_of(g);
-    pg_tiles_pick(&tiles, channels, all, channel, count, packed);
-}
-
-static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
-                       const int32_t *channel, int64_t count, float *packed) {
-    const pg_tiles tiles = tiles_of(g);
-    pg_tiles_pick_lines(&tiles, lines, all, channel, count, packed);
 }
 
 /* ---- the path ---- */
@@ -226,7 +208,6 @@ const pg_conv_kernel pg_conv_few = {
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
-    .pick = pick,
-    .pick_lines = pick_lines,
+    .tiles = tiles_of,
     .run = run,
 };

@@ -73,7 +73,7 @@ static bool copy_rows(pg_conv_kept *kept, const float *weights) {
 
 /* The kernel that takes rows out of what it has packed itself; NULL: another way. */
 static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
-    return kept->path.own && kept->path.own->pick ? kept->path.own : NULL;
+    return kept->path.own && kept->path.own->tiles ? kept->path.own : NULL;
 }
 
 /* All weights as the kernel packs them. */
@@ -94,7 +94,7 @@ static bool share_lines(const pg_conv_path_spec *full, const pg_conv_path *path,
     pg_conv_geometry g = *full->geometry;
     pg_conv_lines from = {0}, to = {0};
     bool both = pg_conv_lines_make(path, &g, &from);
-    if (both && picker(kept) && picker(kept)->pick_lines) {
+    if (both && picker(kept)) {
         kept->packed = path->weights;
         kept->from = from;
         return true;
@@ -298,19 +298,24 @@ static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *
     return pg_conv_run_pack(&kept->path, &s->run, staging, e->weights);
 }
 
+/* Into tiles, from tiles or from lines. */
+static void pick(const pg_conv_kept *kept, const pg_conv_kept_state *s, float *weights) {
+    const pg_tiles tiles = picker(kept)->tiles(&kept->path.geometry, true);
+    if (kept->from.out)
+        pg_tiles_pick_lines(&tiles, &kept->from, kept->packed, s->channel, s->count, weights);
+    else
+        pg_tiles_pick(&tiles, kept->channels, kept->packed, s->channel, s->count, weights);
+}
+
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {
     pg_err err = PG_OK;
     e->filled = false; /* until it is whole */
     if (!kept->packed)
         err = pack_rows(kept, s, e);
-    else if (kept->from.out && !kept->to.out)
-        picker(kept)->pick_lines(&kept->path.geometry, &kept->from, kept->packed, s->channel,
-                                 s->count, e->weights);
-    else if (kept->from.out)
-        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
+    else if (picker(kept))
+        pick(kept, s, e->weights);
     else
-        picker(kept)->pick(&kept->path.geometry, kept->channels, kept->packed, s->channel, s->count,
-                           e->weights);
+        pg_conv_lines_pick(&kept->from, kept->packed, s->channel, s->count, &kept->to, e->weights);
     if (err)
         return err;
     memcpy(e->keep, keep, (size_t)kept->channels);

@@ -5,6 +5,7 @@
 
 #include "kernels/conv_lines.h"
 #include "kernels/conv_path.h"
+#include "kernels/conv_tiles.h"
 
 /* Along an axis the places r of a convolution's output [from, to) at which a tap lies inside its
  * input, at r stride + shift. */
@@ -48,15 +49,9 @@ typedef struct pg_conv_kernel {
     size_t (*scratch_bytes)(const pg_conv_geometry *geometry, bool backward);
     void (*pack)(const pg_conv_geometry *geometry, bool backward, const float *plain,
                  float *packed);
-    /* Backward, NULL: not there. The packed weights of `count` of `channels` channels of the output
-     * out of those of all, for calls with that many (pg_conv_call.channels); the geometry is that of
-     * fewer, out_c >= count. */
-    void (*pick)(const pg_conv_geometry *geometry, int64_t channels, const float *all,
-                 const int32_t *channel, int64_t count, float *packed);
-    /* Backward, NULL: not there. The same from weights that some other path has packed
-     * (conv_lines.h). */
-    void (*pick_lines)(const pg_conv_geometry *geometry, const pg_conv_lines *lines,
-                       const float *all, const int32_t *channel, int64_t count, float *packed);
+    /* How it packs, if that is in tiles: then weights of some output channels can be picked out, for
+     * calls with as many (pg_conv_call.channels). NULL: some other way. */
+    pg_tiles (*tiles)(const pg_conv_geometry *geometry, bool backward);
     /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in`
      * of this tap lies in what pack made, a sum of one term for each of the three; channels of the
      * input in eights side by side, to the end of the last vector. -1: not with this geometry. */

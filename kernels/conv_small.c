@@ -27,7 +27,6 @@
 #include <string.h>
 
 #include "kernels/conv_kernel.h"
-#include "kernels/conv_tiles.h"
 #include "kernels/mem.h"
 
 enum {
@@ -66,13 +65,17 @@ static int64_t whole_tap(const kernel *k) {
     return -1;
 }
 
+static pg_tiles tiles_of(const pg_conv_geometry *g, bool backward) {
+    return pg_tiles_of(backward ? g->in_c : g->out_c, true, g->k_h * g->k_w, false);
+}
+
 static kernel describe(const pg_conv_geometry *g, bool backward) {
     kernel k = {.g = g, .backward = backward, .taps = g->k_h * g->k_w};
     k.in_c = backward ? g->out_c : g->in_c;
     k.out_c = backward ? g->in_c : g->out_c;
     k.summed = k.in_c;
     k.positions = backward ? g->in_h * g->in_w : g->out_h * g->out_w;
-    k.tiles = pg_tiles_of(k.out_c, true, k.taps, false);
+    k.tiles = tiles_of(g, backward);
     k.whole = whole_tap(&k);
     return k;
 }
@@ -264,25 +267,13 @@ static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
 }
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
-    const kernel k = describe(g, backward);
-    return pg_tiles_bytes(&k.tiles, k.in_c);
+    const pg_tiles tiles = tiles_of(g, backward);
+    return pg_tiles_bytes(&tiles, backward ? g->out_c : g->in_c);
 }
 
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
-    const kernel k = describe(g, backward);
-    pg_tiles_pack(&k.tiles, g, backward, plain, packed);
-}
-
-static void pick(const pg_conv_geometry *g, int64_t channels, const float *all,
-                 const int32_t *channel, int64_t count, float *packed) {
-    const kernel k = describe(g, true);
-    pg_tiles_pick(&k.tiles, channels, all, channel, count, packed);
-}
-
-static void pick_lines(const pg_conv_geometry *g, const pg_conv_lines *lines, const float *all,
-                       const int32_t *channel, int64_t count, float *packed) {
-    const kernel k = describe(g, true);
-    pg_tiles_pick_lines(&k.tiles, lines, all, channel, count, packed);
+    const pg_tiles tiles = tiles_of(g, backward);
+    pg_tiles_pack(&tiles, g, backward, plain, packed);
 }
 
 static int64_t place_of(const pg_conv_geometry *g, int64_t out, int64_t in, int64_t tap) {
@@ -345,8 +336,7 @@ const pg_conv_kernel pg_conv_small = {
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
-    .pick = pick,
-    .pick_lines = pick_lines,
+    .tiles = tiles_of,
     .place = place_of,
     .run = run,
 };

@@ -126,7 +126,8 @@ Test(conv_few, some_channels) {
             for (int64_t p = 0; p < b.in; p++)
                 if (p % b.k.out_c >= counts[i])
                     b.d[p] = NAN;
-            b.path.own->pick(&b.g, b.k.out_c, b.path.weights, channel, counts[i], packed);
+            const pg_tiles tiles = b.path.own->tiles(&b.g, true);
+            pg_tiles_pick(&tiles, b.k.out_c, b.path.weights, channel, counts[i], packed);
             cr_assert_eq(pg_conv_run_use(&b.run, packed), PG_OK);
             cr_assert_eq(pg_conv_run_read(&b.run, b.d, counts[i]), PG_OK);
             cr_assert_eq(pg_conv_run_execute(&b.path, &b.run), PG_OK);
