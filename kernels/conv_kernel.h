@@ -42,7 +42,9 @@ typedef struct pg_conv_kernel {
     bool adds; /* a skip, before the activation */
     /* Backward: gives what it makes to a sink, if asked. NULL: never. */
     bool (*sinks)(const pg_conv_geometry *geometry);
+    /* What it is the first choice for, and what it is able to do; NULL: nothing but that. */
     bool (*takes)(const pg_conv_path_spec *spec);
+    bool (*can)(const pg_conv_path_spec *spec);
     /* Of one direction, for which it took a convolution of this geometry; scratch for the thread
      * count in force; `plain` as in pg_conv_path_spec. */
     size_t (*packed_bytes)(const pg_conv_geometry *geometry, bool backward);
@@ -66,10 +68,12 @@ extern const pg_conv_kernel pg_conv_first;
 /* Depthwise convolutions, 3, 5 or 7 wide; forward with bias and activation. */
 extern const pg_conv_kernel pg_conv_depthwise;
 
-/* Dense convolutions on small maps, both ways; forward with bias, addition and activation. They
- * take what they are clearly faster at; `can` says what they are able to do. */
+/* Dense convolutions on small maps, both ways; forward with bias, addition and activation. */
 extern const pg_conv_kernel pg_conv_small;
-bool pg_conv_small_can(const pg_conv_path_spec *spec);
+
+/* Dense 3x3 convolutions of whole vectors of channels, both ways; forward with bias, addition and
+ * activation. Never the first choice: its weights take four times the memory. */
+extern const pg_conv_kernel pg_conv_winograd;
 
 /* Gradient of a dense convolution with respect to its input, for few of the output's channels. */
 extern const pg_conv_kernel pg_conv_few;

@@ -32,7 +32,8 @@ const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "flip-blocked", .flipped = true, .any = true},
     {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
     {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
-    {.name = "small", .small = true},
+    {.name = "small", .own = &pg_conv_small},
+    {.name = "own-winograd", .own = &pg_conv_winograd},
 };
 
 static size_t round_up(size_t bytes) {
@@ -360,8 +361,8 @@ static dnnl_status_t make_reorders(pg_conv_path *path) {
 static const pg_conv_kernel *own_kernel(const pg_conv_path_spec *spec) {
     if (spec->library_only || spec->bf16)
         return NULL;
-    if (spec->way->small && pg_conv_small_can(spec))
-        return &pg_conv_small;
+    if (spec->way->own && spec->way->own->can(spec))
+        return spec->way->own;
     if (spec->way != pg_conv_ways)
         return NULL;
     for (size_t i = 0; i < sizeof own_kernels / sizeof own_kernels[0]; i++)
@@ -447,8 +448,8 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *wish, pg_conv_path *path, pg_d
     path->own = own_kernel(&spec);
     if (path->own)
         return make_own(&spec, path, diag);
-    if (spec.way->small)
-        return pg_fail(diag, PG_EFAIL, "convolution: not for the kernel for small maps");
+    if (spec.way->own)
+        return pg_fail(diag, PG_EFAIL, "convolution: not for %s", spec.way->own->name);
     if (pg_dnnl_engine() == NULL)
         return pg_fail(diag, PG_EFAIL, "oneDNN %d was built against, but version %d is installed",
                        DNNL_VERSION_MAJOR, dnnl_version()->major);

@@ -52,12 +52,12 @@ typedef struct pg_conv_way {
     bool any;   /* the library's own layouts, with reorders around it */
     bool apart; /* addition and activation are left to the caller */
     int nth;    /* of the library's implementations */
-    bool small; /* our own kernel for small maps, also where it is not the default */
+    const struct pg_conv_kernel *own; /* this one of ours, also where it is not the default */
 } pg_conv_way;
 
 /* The first is the default: our own kernel, or the library's first choice, channels-last if it has
  * a fast implementation for that. */
-enum { PG_CONV_WAYS = 11 };
+enum { PG_CONV_WAYS = 12 };
 extern const pg_conv_way pg_conv_ways[PG_CONV_WAYS];
 
 /* What a path computes. Forward: dst = act(conv(src, weights) + bias [+ addend]); backward: d_src

@@ -307,7 +307,7 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
     }
 }
 
-bool pg_conv_small_can(const pg_conv_path_spec *spec) {
+static bool can(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
     const kernel k = describe(g, spec->backward);
     return pg_group_possible() && !spec->bf16 && g->groups == 1 &&
@@ -322,9 +322,9 @@ static bool sinks(const pg_conv_geometry *g) {
 /* Where weights are most of the work, and there is enough of it. */
 static bool takes(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
-    if (spec->sinks && spec->backward && pg_conv_small_can(spec) && sinks(g))
+    if (spec->sinks && spec->backward && can(spec) && sinks(g))
         return true;
-    return pg_conv_small_can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
+    return can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
            g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;
 }
 
@@ -333,6 +333,7 @@ const pg_conv_kernel pg_conv_small = {
     .adds = true,
     .sinks = sinks,
     .takes = takes,
+    .can = can,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,

@@ -9,7 +9,7 @@
 #include "pipeline/file_io.h"
 #include "pipeline/sha256.h"
 
-enum { FORMAT = 5, FILE_MAX = 1 << 20 };
+enum { FORMAT = 6, FILE_MAX = 1 << 20 };
 static const uint64_t BUDGET_NS = 2000000000; /* of measuring, per model */
 
 /* ---- where ---- */

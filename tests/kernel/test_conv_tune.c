@@ -173,10 +173,10 @@ Test(conv_tune, every_way_computes_the_same) {
                 taken[w] += check_way(&b, &pg_conv_ways[w], variant);
         close(&b);
     }
-    /* oneDNN 3.x has no Winograd, older processors no registers for the kernel for small maps */
+    /* oneDNN 3.x has no Winograd, older processors no registers for kernels of our own */
     bool wide = __builtin_cpu_supports("avx512f");
     for (int w = 0; w < PG_CONV_WAYS; w++)
-        cr_assert(taken[w] > 0 || pg_conv_ways[w].winograd || (pg_conv_ways[w].small && !wide),
+        cr_assert(taken[w] > 0 || pg_conv_ways[w].winograd || (pg_conv_ways[w].own && !wide),
                   "%s is never possible", pg_conv_ways[w].name);
 }
 
@@ -234,7 +234,7 @@ Test(conv_tune, winograd_and_flipped_at_any_size) {
         bench b;
         open(&b, &k);
         for (int w = 0; w < PG_CONV_WAYS; w++)
-            if (pg_conv_ways[w].winograd || pg_conv_ways[w].flipped)
+            if (pg_conv_ways[w].winograd || pg_conv_ways[w].flipped || pg_conv_ways[w].own)
                 for (int variant = i % 3; variant < VARIANTS; variant += 3)
                     check_way(&b, &pg_conv_ways[w], variant);
         close(&b);

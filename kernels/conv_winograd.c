@@ -1,0 +1,372 @@
+/* Dense 3x3 convolutions with stride 1, both ways, by Winograd's minimal filtering F(4x4, 3x3)
+ * (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): a tile of 4x4 outputs
+ * takes 36 multiplications for each pair of channels instead of 144.
+ *
+ * Along one axis six inputs d and three weights g are polynomials; their product's coefficients, of
+ * which four are the outputs, follow from its values at six points, where it is the product of the
+ * values: y = A' [(G g) * (B' d)]. The points here are 0, +-3/4, +-3/2 and infinity. With the usual
+ * 0, +-1, +-2 the rounding error is two to three times as large; with these it is about that of the
+ * plain sum (tests/kernel/test_conv_winograd.c states it). What it does not keep is that equal
+ * windows give equal results to the last bit.
+ *
+ * Three steps: B' d B of all tiles, for each of the 36 points a matrix product tiles x channels, and
+ * A' m A. Where the map is large, each thread does all three for a few tiles, which stay in its
+ * caches. Where the weights are what is large, the threads share each step, so that weights come by
+ * once.
+ *
+ * Backward is the same with the weights turned by half a turn, and padding from the other side. */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/conv_kernel.h"
+#include "kernels/mem.h"
+#include "kernels/simd.h"
+
+enum {
+    OUT = 4, /* outputs of a tile along an axis */
+    IN = 6,  /* inputs, and points */
+    POINTS = IN * IN,
+    TAPS = 3,
+    BLOCK_FLOATS = 8192,     /* of weights: most of a first-level cache */
+    CHUNK_BYTES = 1 << 20,   /* of a thread's tiles: half of a second-level cache */
+    TOGETHER_BYTES = 1 << 23 /* of the team's */
+};
+
+/* a and b of the points 0, +-a, +-b. */
+static const float A1 = 0.75F, B1 = 1.5F, A2 = 0.5625F, B2 = 2.25F, A3 = 0.421875F, B3 = 3.375F;
+static const float SUM2 = 2.8125F, PRODUCT2 = 1.265625F; /* a^2 + b^2, a^2 b^2 */
+
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("avx512f")))
+#else
+#define WIDE
+#endif
+#define INLINE static inline __attribute__((always_inline)) WIDE
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* "in" is what is summed over, "out" what the sums are: backward, d_dst and d_src. */
+typedef struct kernel {
+    int64_t in_c, in_h, in_w, out_c, out_h, out_w, top, left;
+    int64_t across, count; /* tiles in a row, in all */
+    bool together;         /* the team shares a chunk; otherwise each thread has one of its own */
+    int64_t chunk;         /* tiles of a chunk, at most */
+    pg_tiles tiles;        /* of the weights, with points for taps */
+    const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
+    float *out, lo, hi;
+} kernel;
+
+static pg_tiles tiles_of(const pg_conv_geometry *g, bool backward) {
+    return pg_tiles_of(backward ? g->in_c : g->out_c, false, POINTS, false);
+}
+
+/* Between what one point has of a chunk and what the next has: a line more, or all of a tile's
+ * points would meet in the same few places of a cache. */
+static int64_t pitch_of(const kernel *k, int64_t channels) { return k->chunk * channels + PG_LANES; }
+
+/* Floats of a chunk's transformed inputs, and of its products. */
+static int64_t inputs_of(const kernel *k) { return POINTS * pitch_of(k, k->in_c); }
+static int64_t products_of(const kernel *k) { return POINTS * pitch_of(k, k->out_c); }
+
+static kernel describe(const pg_conv_geometry *g, bool backward) {
+    kernel k = {.in_c = g->in_c, .in_h = g->in_h, .in_w = g->in_w};
+    k.out_c = g->out_c, k.out_h = g->out_h, k.out_w = g->out_w;
+    k.top = g->dnnl.pad_begin[0], k.left = g->dnnl.pad_begin[1];
+    if (backward) {
+        k.in_c = g->out_c, k.in_h = g->out_h, k.in_w = g->out_w;
+        k.out_c = g->in_c, k.out_h = g->in_h, k.out_w = g->in_w;
+        k.top = TAPS - 1 - k.top, k.left = TAPS - 1 - k.left;
+    }
+    k.across = ceil_div(k.out_w, OUT);
+    k.count = k.across * ceil_div(k.out_h, OUT);
+    k.tiles = tiles_of(g, backward);
+    int64_t tile = POINTS * (k.in_c + k.out_c) * (int64_t)sizeof(float);
+    int64_t weights = (int64_t)pg_tiles_bytes(&k.tiles, k.in_c);
+    int64_t threads = omp_get_max_threads();
+    k.together = weights > k.count * tile;
+    int64_t most = larger((k.together ? TOGETHER_BYTES : CHUNK_BYTES) / tile, PG_GROUP_POSITIONS);
+    int64_t turns = k.together ? 1 : threads;
+    k.chunk = ceil_div(k.count, turns * ceil_div(k.count, turns * most));
+    return k;
+}
+
+/* ---- weights ---- */
+
+/* G g along one axis: the values at the points, divided by what B' has too much. */
+static void transform_line(const double *g, int64_t step, double *out, int64_t out_step) {
+    static const double points[IN - 1] = {0, 0.75, -0.75, 1.5, -1.5};
+    for (int i = 0; i < IN - 1; i++) {
+        double divisor = 1, x = points[i];
+        for (int j = 0; j < IN - 1; j++)
+            divisor *= j == i ? 1 : x - points[j];
+        out[i * out_step] = (g[0] + x * (g[step] + x * g[2 * step])) / divisor;
+    }
+    out[(IN - 1) * out_step] = g[2 * step];
+}
+
+/* G g G' of one pair of channels, [POINTS] from [3, 3]. */
+static void transform_weights(const float *plain, bool turned, float *out) {
+    double g[TAPS * TAPS], half[IN * TAPS], all[POINTS];
+    for (int t = 0; t < TAPS * TAPS; t++)
+        g[t] = (double)plain[turned ? TAPS * TAPS - 1 - t : t];
+    for (int x = 0; x < TAPS; x++)
+        transform_line(g + x, TAPS, half + x, TAPS);
+    for (int y = 0; y < IN; y++)
+        transform_line(half + y * TAPS, 1, all + y * IN, 1);
+    for (int i = 0; i < POINTS; i++)
+        out[i] = (float)all[i];
+}
+
+static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
+    const pg_tiles tiles = tiles_of(g, backward);
+    return pg_tiles_bytes(&tiles, backward ? g->out_c : g->in_c);
+}
+
+/* As pg_tiles_pack does it, which would want the transformed weights in another array first. */
+static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    const pg_tiles tiles = tiles_of(g, backward);
+    int64_t summed = backward ? g->out_c : g->in_c;
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t tile = 0; tile < tiles.count; tile++)
+        for (int64_t i = 0; i < summed; i++) {
+            int64_t first = pg_tile_begin(&tiles, tile), width = pg_tile_width(&tiles, tile);
+            for (int64_t o = first; o < first + width; o++) {
+                float values[POINTS];
+                int64_t row = backward ? i * g->in_c + o : o * g->in_c + i;
+                transform_weights(plain + row * TAPS * TAPS, backward, values);
+                for (int64_t point = 0; point < POINTS; point++)
+                    packed[(first * POINTS + point * width) * summed + i * width + o - first] =
+                        values[point];
+            }
+        }
+}
+
+/* ---- inputs ---- */
+
+/* B' d along one axis, in place. */
+INLINE void values_of(pg_vec d[IN]) {
+    pg_vec even_a = d[4] - B2 * d[2], odd_a = A1 * (d[3] - B2 * d[1]);
+    pg_vec even_b = d[4] - A2 * d[2], odd_b = B1 * (d[3] - A2 * d[1]);
+    d[0] = d[4] - SUM2 * d[2] + PRODUCT2 * d[0];
+    d[5] = d[5] - SUM2 * d[3] + PRODUCT2 * d[1];
+    d[1] = even_a + odd_a;
+    d[2] = even_a - odd_a;
+    d[3] = even_b + odd_b;
+    d[4] = even_b - odd_b;
+}
+
+/* One tile, as the `place`th of the chunk whose transformed inputs begin at `to`. `zeros`, [in_c],
+ * stands for what lies outside. */
+WIDE static void transform_inputs(const kernel *k, int64_t tile, int64_t place, const float *zeros,
+                                  float *to) {
+    const float *at[IN][IN];
+    int64_t y = tile / k->across * OUT - k->top, x = tile % k->across * OUT - k->left;
+    int64_t pitch = pitch_of(k, k->in_c);
+    for (int64_t r = 0; r < IN; r++)
+        for (int64_t q = 0; q < IN; q++) {
+            bool inside = y + r >= 0 && y + r < k->in_h && x + q >= 0 && x + q < k->in_w;
+            at[r][q] = inside ? k->in + ((y + r) * k->in_w + x + q) * k->in_c : zeros;
+        }
+    to += place * k->in_c;
+    for (int64_t c = 0; c < k->in_c; c += PG_LANES) {
+        pg_vec half[IN][IN], line[IN];
+        for (int q = 0; q < IN; q++) {
+#pragma GCC unroll 6
+            for (int r = 0; r < IN; r++)
+                line[r] = *(const pg_vec_anywhere *)(at[r][q] + c);
+            values_of(line);
+#pragma GCC unroll 6
+            for (int r = 0; r < IN; r++)
+                half[r][q] = line[r];
+        }
+        for (int r = 0; r < IN; r++) {
+#pragma GCC unroll 6
+            for (int q = 0; q < IN; q++)
+                line[q] = half[r][q];
+            values_of(line);
+#pragma GCC unroll 6
+            for (int q = 0; q < IN; q++)
+                *(pg_vec_anywhere *)(to + (r * IN + q) * pitch + c) = line[q];
+        }
+    }
+}
+
+/* ---- products ---- */
+
+/* Items [from, to) of all (tile of weights, point), for a chunk of `count` places: products become
+ * weights times inputs. `sums`: [count, PG_GROUP_WIDTH]. */
+static void multiply(const kernel *k, int64_t from, int64_t to, int64_t count, const float *inputs,
+                     float *products, float *sums) {
+    static const float start[PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN)));
+    for (int64_t item = from; item < to; item++) {
+        int64_t tile = item / POINTS, point = item % POINTS;
+        int64_t vectors = pg_tile_vectors(&k->tiles, tile), width = vectors * PG_LANES;
+        int64_t first = pg_tile_begin(&k->tiles, tile);
+        int64_t blocks = ceil_div(k->in_c * width, BLOCK_FLOATS);
+        int64_t groups = ceil_div(count, pg_group_most(vectors));
+        pg_group one = {.rows = 1,
+                        .sums = sums,
+                        .out = products + point * pitch_of(k, k->out_c) + first,
+                        .pitch = k->out_c,
+                        .lo = -INFINITY,
+                        .hi = INFINITY};
+        const float *weights = k->weights + (first * POINTS + point * width) * k->in_c;
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t channel = k->in_c * b / blocks, channels = k->in_c * (b + 1) / blocks - channel;
+            bool last = b + 1 == blocks && item + 1 == to;
+            one.weights = weights + channel * width;
+            one.channels = channels;
+            one.start = b == 0 ? start : NULL;
+            one.ends = b + 1 == blocks;
+            for (int64_t i = 0; i < groups; i++) {
+                int64_t p0 = count * i / groups, positions = count * (i + 1) / groups - p0;
+                int64_t fetch = channels * i / groups;
+                one.fetch_channels = last ? 0 : channels * (i + 1) / groups - fetch;
+                one.fetch = one.weights + (channels + fetch) * width;
+                for (int64_t p = 0; p < positions; p++) {
+                    one.in[p] =
+                        inputs + point * pitch_of(k, k->in_c) + (p0 + p) * k->in_c + channel;
+                    one.position[p] = p0 + p;
+                }
+                pg_group_add(&one, positions, vectors);
+            }
+        }
+    }
+}
+
+/* ---- outputs ---- */
+
+/* A' m along one axis: the first four. */
+INLINE void outputs_of(pg_vec m[IN]) {
+    pg_vec sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+    pg_vec sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+    m[0] = m[0] + sum_a + sum_b;
+    m[1] = A1 * difference_a + B1 * difference_b;
+    m[2] = A2 * sum_a + B2 * sum_b;
+    m[3] = A3 * difference_a + B3 * difference_b + m[5];
+}
+
+WIDE static void transform_outputs(const kernel *k, int64_t tile, int64_t place,
+                                   const float *products) {
+    int64_t y = tile / k->across * OUT, x = tile % k->across * OUT;
+    int64_t rows = smaller(OUT, k->out_h - y), columns = smaller(OUT, k->out_w - x);
+    int64_t pitch = pitch_of(k, k->out_c);
+    const pg_vec lo = k->lo - (pg_vec){0}, hi = k->hi - (pg_vec){0};
+    const float *from = products + place * k->out_c;
+    for (int64_t c = 0; c < k->out_c; c += PG_LANES) {
+        pg_vec half[OUT][IN], line[IN], start = {0};
+        if (k->bias)
+            start = *(const pg_vec_anywhere *)(k->bias + c);
+        for (int q = 0; q < IN; q++) {
+#pragma GCC unroll 6
+            for (int r = 0; r < IN; r++)
+                line[r] = *(const pg_vec_anywhere *)(from + (r * IN + q) * pitch + c);
+            outputs_of(line);
+#pragma GCC unroll 4
+            for (int r = 0; r < OUT; r++)
+                half[r][q] = line[r];
+        }
+        for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 6
+            for (int q = 0; q < IN; q++)
+                line[q] = half[r][q];
+            outputs_of(line);
+            for (int q = 0; q < columns; q++) {
+                int64_t at = ((y + r) * k->out_w + x + q) * k->out_c + c;
+                pg_vec v = line[q] + start;
+                if (k->skip)
+                    v += *(const pg_vec_anywhere *)(k->skip + at);
+                pg_vec_clamp(&v, &lo, &hi);
+                *(pg_vec_anywhere *)(k->out + at) = v;
+            }
+        }
+    }
+}
+
+/* ---- the whole ---- */
+
+static int64_t sums_of(const kernel *k) { return k->chunk * PG_GROUP_WIDTH; }
+
+/* Zeros for all; then, of a thread or of the team, inputs and products; sums of a thread. */
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    kernel k = describe(g, backward);
+    int64_t threads = omp_get_max_threads(), chunks = k.together ? 1 : threads;
+    return (size_t)(k.in_c + chunks * (inputs_of(&k) + products_of(&k)) + threads * sums_of(&k)) *
+           sizeof(float);
+}
+
+static void run_apart(const kernel *k, int64_t me, int64_t threads, const float *zeros,
+                      float *inputs, float *sums) {
+    float *products = inputs + inputs_of(k);
+    int64_t chunks = ceil_div(k->count, k->chunk);
+    for (int64_t i = chunks * me / threads; i < chunks * (me + 1) / threads; i++) {
+        int64_t first = k->count * i / chunks, count = k->count * (i + 1) / chunks - first;
+        for (int64_t t = 0; t < count; t++)
+            transform_inputs(k, first + t, t, zeros, inputs);
+        multiply(k, 0, k->tiles.count * POINTS, count, inputs, products, sums);
+        for (int64_t t = 0; t < count; t++)
+            transform_outputs(k, first + t, t, products);
+    }
+}
+
+static void run_together(const kernel *k, int64_t me, int64_t threads, const float *zeros,
+                         float *inputs, float *sums) {
+    float *products = inputs + inputs_of(k);
+    int64_t chunks = ceil_div(k->count, k->chunk), items = k->tiles.count * POINTS;
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t first = k->count * i / chunks, count = k->count * (i + 1) / chunks - first;
+        for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
+            transform_inputs(k, first + t, t, zeros, inputs);
+#pragma omp barrier
+        multiply(k, items * me / threads, items * (me + 1) / threads, count, inputs, products,
+                 sums);
+#pragma omp barrier
+        for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
+            transform_outputs(k, first + t, t, products);
+    }
+}
+
+static void run(const pg_conv_path *path, const pg_conv_call *call) {
+    kernel k = describe(&path->geometry, path->backward);
+    float *zeros = call->scratch, *chunks = zeros + k.in_c;
+    int64_t chunk = inputs_of(&k) + products_of(&k);
+    k.weights = call->weights, k.in = call->in, k.out = call->out;
+    k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
+    k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
+    k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
+    memset(zeros, 0, (size_t)k.in_c * sizeof *zeros);
+#pragma omp parallel
+    {
+        int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
+        float *sums = chunks + (k.together ? 1 : threads) * chunk + me * sums_of(&k);
+        if (k.together)
+            run_together(&k, me, threads, zeros, chunks, sums);
+        else
+            run_apart(&k, me, threads, zeros, chunks + me * chunk, sums);
+    }
+}
+
+/* Whole vectors of channels on either side, and weights that are known beforehand: to transform them
+ * takes longer than to use them. */
+static bool can(const pg_conv_path_spec *spec) {
+    const pg_conv_geometry *g = spec->geometry;
+    bool ok = pg_group_possible() && !spec->bf16 && spec->weights && g->groups == 1 &&
+              g->in_c % PG_LANES == 0 && g->out_c % PG_LANES == 0 && g->k_h == TAPS &&
+              g->k_w == TAPS;
+    for (int i = 0; ok && i < 2; i++)
+        ok = g->dnnl.strides[i] == 1 && g->dnnl.dilates[i] == 0 && g->dnnl.pad_begin[i] < TAPS;
+    return ok;
+}
+
+const pg_conv_kernel pg_conv_winograd = {
+    .name = "own:winograd",
+    .adds = true,
+    .can = can,
+    .packed_bytes = packed_bytes,
+    .scratch_bytes = scratch_bytes,
+    .pack = pack,
+    .run = run,
+};
