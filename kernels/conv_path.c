@@ -33,7 +33,7 @@ const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "flip-winograd", .flipped = true, .winograd = true, .any = true},
     {.name = "flip-winograd-second", .flipped = true, .winograd = true, .any = true, .nth = 1},
     {.name = "small", .own = &pg_conv_small},
-    {.name = "own-winograd", .own = &pg_conv_winograd},
+    {.name = "own-winograd", .winograd = true, .own = &pg_conv_winograd},
 };
 
 static size_t round_up(size_t bytes) {
@@ -445,6 +445,8 @@ pg_err pg_conv_path_make(const pg_conv_path_spec *wish, pg_conv_path *path, pg_d
         spec.way = pg_conv_ways;
     if (spec.backward)
         spec.add = false, spec.act = PG_ACT_NONE;
+    if (spec.exact && spec.way->winograd)
+        return pg_fail(diag, PG_EFAIL, "convolution: Winograd's sums are not exact where small");
     path->own = own_kernel(&spec);
     if (path->own)
         return make_own(&spec, path, diag);

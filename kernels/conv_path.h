@@ -79,7 +79,8 @@ typedef struct pg_conv_path_spec {
     bool library_only; /* no kernel of our own */
     bool sinks;        /* rather a kernel that can feed a sink (pg_conv_run_feed) */
     bool sparse;       /* many values of the input are 0 */
-    bool lean;         /* for the tuner: no way with larger packed weights than the first's */
+    bool lean;         /* for the tuner: no way with larger packed weights than the first's, */
+    bool exact;        /* no Winograd: small sums are as exact as large ones beside them */
     const pg_conv_way *way; /* NULL: the first */
     bool bf16;              /* and then: */
     bool in_bf16, out_bf16; /* the input array, the output array holds pg_bf16 */

@@ -46,6 +46,12 @@ struct pg_conv_choice {
 };
 typedef struct pg_conv_choice pg_conv_choice;
 
+/* What Winograd is for. */
+static bool may_transform(const pg_conv_geometry *g) {
+    return g->k_h == 3 && g->k_w == 3 && g->dnnl.strides[0] == 1 && g->dnnl.strides[1] == 1 &&
+           g->groups == 1;
+}
+
 static void write_key(const pg_conv_path_spec *spec, char key[PG_CONV_KEY_MAX]) {
     const pg_conv_geometry *g = spec->geometry;
     const int64_t n[] = {g->groups,
@@ -70,6 +76,8 @@ static void write_key(const pg_conv_path_spec *spec, char key[PG_CONV_KEY_MAX]) 
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " sparse");
     if (spec->lean && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " lean");
+    if (spec->exact && may_transform(g) && used < PG_CONV_KEY_MAX)
+        used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " exact");
     if (spec->library_only && used < PG_CONV_KEY_MAX)
         used += snprintf(key + used, PG_CONV_KEY_MAX - (size_t)used, " library");
     if (!spec->backward && used < PG_CONV_KEY_MAX)
@@ -223,8 +231,7 @@ static bool worth_trying(const pg_conv_path_spec *spec, const pg_conv_way *way, 
     const pg_conv_geometry *g = spec->geometry;
     if (way == pg_conv_ways + 1 && !own)
         return false;
-    bool three = g->k_h == 3 && g->k_w == 3 && g->dnnl.strides[0] == 1 && g->dnnl.strides[1] == 1;
-    if (way->winograd && (!three || g->groups != 1 || way->flipped != spec->backward))
+    if (way->winograd && (!may_transform(g) || (!way->own && way->flipped != spec->backward)))
         return false;
     return way->flipped ? spec->backward : !way->apart || spec->add;
 }

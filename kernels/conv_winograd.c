@@ -1,16 +1,16 @@
 /* Dense 3x3 convolutions with stride 1, both ways, by Winograd's minimal filtering F(4x4, 3x3)
- * (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): a tile of 4x4 outputs
- * takes 36 multiplications for each pair of channels instead of 144.
+ * (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): a tile of 4x4
+ * outputs takes 36 multiplications for each pair of channels instead of 144.
  *
  * Along one axis six inputs d and three weights g are polynomials; their product's coefficients, of
  * which four are the outputs, follow from its values at six points, where it is the product of the
  * values: y = A' [(G g) * (B' d)]. The points here are 0, +-3/4, +-3/2 and infinity. With the usual
- * 0, +-1, +-2 the rounding error is two to three times as large; with these it is about that of the
- * plain sum (tests/kernel/test_conv_winograd.c states it). What it does not keep is that equal
- * windows give equal results to the last bit.
+ * 0, +-1, +-2 the rounding error is two to three and a half times as large; with these it is about
+ * that of the plain sum (tests/kernel/test_conv_winograd.c states it). What it does not keep is
+ * that equal windows give equal results to the last bit.
  *
- * Three steps: B' d B of all tiles, for each of the 36 points a matrix product tiles x channels, and
- * A' m A. Where the map is large, each thread does all three for a few tiles, which stay in its
+ * Three steps: B' d B of all tiles, for each of the 36 points a matrix product tiles x channels,
+ * and A' m A. Where the map is large, each thread does all three for a few tiles, which stay in its
  * caches. Where the weights are what is large, the threads share each step, so that weights come by
  * once.
  *
@@ -28,9 +28,10 @@ enum {
     IN = 6,  /* inputs, and points */
     POINTS = IN * IN,
     TAPS = 3,
+    GROUP = 6,               /* tiles that meet weights at once, if those are 64 wide */
     BLOCK_FLOATS = 8192,     /* of weights: most of a first-level cache */
     CHUNK_BYTES = 1 << 20,   /* of a thread's tiles: half of a second-level cache */
-    TOGETHER_BYTES = 1 << 23 /* of the team's */
+    TOGETHER_BYTES = 1 << 23 /* of the team's, where they share them */
 };
 
 /* a and b of the points 0, +-a, +-b. */
@@ -53,7 +54,7 @@ typedef struct kernel {
     int64_t in_c, in_h, in_w, out_c, out_h, out_w, top, left;
     int64_t across, count; /* tiles in a row, in all */
     bool together;         /* the team shares a chunk; otherwise each thread has one of its own */
-    int64_t chunk;         /* tiles of a chunk, at most */
+    int64_t chunks, chunk; /* how many; tiles of one at most */
     pg_tiles tiles;        /* of the weights, with points for taps */
     const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
     float *out, lo, hi;
@@ -63,13 +64,28 @@ static pg_tiles tiles_of(const pg_conv_geometry *g, bool backward) {
     return pg_tiles_of(backward ? g->in_c : g->out_c, false, POINTS, false);
 }
 
-/* Between what one point has of a chunk and what the next has: a line more, or all of a tile's
+/* From what one point has of a chunk's inputs to what the next has: a line more, or all of a tile's
  * points would meet in the same few places of a cache. */
-static int64_t pitch_of(const kernel *k, int64_t channels) { return k->chunk * channels + PG_LANES; }
+static int64_t pitch_of(const kernel *k) { return k->chunk * k->in_c + PG_LANES; }
 
-/* Floats of a chunk's transformed inputs, and of its products. */
-static int64_t inputs_of(const kernel *k) { return POINTS * pitch_of(k, k->in_c); }
-static int64_t products_of(const kernel *k) { return POINTS * pitch_of(k, k->out_c); }
+/* Likewise, where a point's products begin: [chunk, width] of a tile of weights. */
+static int64_t products_at(const kernel *k, int64_t tile, int64_t point) {
+    int64_t before = pg_tile_begin(&k->tiles, tile) * POINTS;
+    return (before + point * pg_tile_width(&k->tiles, tile)) * k->chunk +
+           (tile * POINTS + point) * PG_LANES;
+}
+
+/* Floats of a chunk's transformed inputs, and of its products behind them. */
+static int64_t inputs_of(const kernel *k) { return POINTS * pitch_of(k); }
+static int64_t products_of(const kernel *k) {
+    return POINTS * (k->out_c * k->chunk + k->tiles.count * PG_LANES);
+}
+
+/* The first tile of a chunk: whole groups of the innermost loop lie before it. */
+static int64_t first_of(const kernel *k, int64_t chunk) {
+    int64_t groups = ceil_div(k->count, GROUP);
+    return smaller(groups * chunk / k->chunks * GROUP, k->count);
+}
 
 static kernel describe(const pg_conv_geometry *g, bool backward) {
     kernel k = {.in_c = g->in_c, .in_h = g->in_h, .in_w = g->in_w};
@@ -87,9 +103,11 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     int64_t weights = (int64_t)pg_tiles_bytes(&k.tiles, k.in_c);
     int64_t threads = omp_get_max_threads();
     k.together = weights > k.count * tile;
-    int64_t most = larger((k.together ? TOGETHER_BYTES : CHUNK_BYTES) / tile, PG_GROUP_POSITIONS);
-    int64_t turns = k.together ? 1 : threads;
-    k.chunk = ceil_div(k.count, turns * ceil_div(k.count, turns * most));
+    int64_t bytes = k.together ? TOGETHER_BYTES : larger(CHUNK_BYTES, weights / 2);
+    int64_t most = larger(bytes / tile / GROUP, 1), groups = ceil_div(k.count, GROUP);
+    int64_t turns = k.together ? 1 : smaller(threads, groups);
+    k.chunks = turns * ceil_div(groups, turns * most);
+    k.chunk = smaller(ceil_div(groups, k.chunks) * GROUP, k.count);
     return k;
 }
 
@@ -164,7 +182,7 @@ WIDE static void transform_inputs(const kernel *k, int64_t tile, int64_t place, 
                                   float *to) {
     const float *at[IN][IN];
     int64_t y = tile / k->across * OUT - k->top, x = tile % k->across * OUT - k->left;
-    int64_t pitch = pitch_of(k, k->in_c);
+    int64_t pitch = pitch_of(k);
     for (int64_t r = 0; r < IN; r++)
         for (int64_t q = 0; q < IN; q++) {
             bool inside = y + r >= 0 && y + r < k->in_h && x + q >= 0 && x + q < k->in_w;
@@ -196,43 +214,43 @@ WIDE static void transform_inputs(const kernel *k, int64_t tile, int64_t place, 
 
 /* ---- products ---- */
 
+/* A block of weights, and the one behind it is fetched meanwhile, if there is one. */
+static void add_block(const kernel *k, pg_group *one, int64_t vectors, int64_t count, bool fetches,
+                      const float *inputs) {
+    const int64_t width = vectors * PG_LANES, groups = ceil_div(count, pg_group_most(vectors));
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t first = count * i / groups, positions = count * (i + 1) / groups - first;
+        int64_t from = one->channels * i / groups;
+        one->fetch = one->weights + (one->channels + from) * width;
+        one->fetch_channels = fetches ? one->channels * (i + 1) / groups - from : 0;
+        for (int64_t p = 0; p < positions; p++) {
+            one->in[p] = inputs + (first + p) * k->in_c;
+            one->position[p] = first + p;
+        }
+        pg_group_add(one, positions, vectors);
+    }
+}
+
 /* Items [from, to) of all (tile of weights, point), for a chunk of `count` places: products become
- * weights times inputs. `sums`: [count, PG_GROUP_WIDTH]. */
+ * weights times inputs. */
 static void multiply(const kernel *k, int64_t from, int64_t to, int64_t count, const float *inputs,
-                     float *products, float *sums) {
+                     float *products) {
     static const float start[PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN)));
     for (int64_t item = from; item < to; item++) {
         int64_t tile = item / POINTS, point = item % POINTS;
-        int64_t vectors = pg_tile_vectors(&k->tiles, tile), width = vectors * PG_LANES;
-        int64_t first = pg_tile_begin(&k->tiles, tile);
+        int64_t width = pg_tile_width(&k->tiles, tile);
         int64_t blocks = ceil_div(k->in_c * width, BLOCK_FLOATS);
-        int64_t groups = ceil_div(count, pg_group_most(vectors));
-        pg_group one = {.rows = 1,
-                        .sums = sums,
-                        .out = products + point * pitch_of(k, k->out_c) + first,
-                        .pitch = k->out_c,
-                        .lo = -INFINITY,
-                        .hi = INFINITY};
-        const float *weights = k->weights + (first * POINTS + point * width) * k->in_c;
+        const float *in = inputs + point * pitch_of(k);
+        const float *weights =
+            k->weights + (pg_tile_begin(&k->tiles, tile) * POINTS + point * width) * k->in_c;
+        pg_group one = {.rows = 1, .sums = products + products_at(k, tile, point)};
         for (int64_t b = 0; b < blocks; b++) {
-            int64_t channel = k->in_c * b / blocks, channels = k->in_c * (b + 1) / blocks - channel;
-            bool last = b + 1 == blocks && item + 1 == to;
+            int64_t channel = k->in_c * b / blocks;
             one.weights = weights + channel * width;
-            one.channels = channels;
+            one.channels = k->in_c * (b + 1) / blocks - channel;
             one.start = b == 0 ? start : NULL;
-            one.ends = b + 1 == blocks;
-            for (int64_t i = 0; i < groups; i++) {
-                int64_t p0 = count * i / groups, positions = count * (i + 1) / groups - p0;
-                int64_t fetch = channels * i / groups;
-                one.fetch_channels = last ? 0 : channels * (i + 1) / groups - fetch;
-                one.fetch = one.weights + (channels + fetch) * width;
-                for (int64_t p = 0; p < positions; p++) {
-                    one.in[p] =
-                        inputs + point * pitch_of(k, k->in_c) + (p0 + p) * k->in_c + channel;
-                    one.position[p] = p0 + p;
-                }
-                pg_group_add(&one, positions, vectors);
-            }
+            add_block(k, &one, width / PG_LANES, count, b + 1 < blocks || item + 1 < to,
+                      in + channel);
         }
     }
 }
@@ -249,80 +267,83 @@ INLINE void outputs_of(pg_vec m[IN]) {
     m[3] = A3 * difference_a + B3 * difference_b + m[5];
 }
 
+/* Channels from c on, which are a vector of a tile of weights: `from` is where its products begin,
+ * `pitch` apart for the points. */
+INLINE void transform_outputs_at(const kernel *k, int64_t y, int64_t x, int64_t c,
+                                 const float *from, int64_t pitch) {
+    int64_t rows = smaller(OUT, k->out_h - y), columns = smaller(OUT, k->out_w - x);
+    const pg_vec lo = k->lo - (pg_vec){0}, hi = k->hi - (pg_vec){0};
+    pg_vec half[OUT][IN], line[IN], start = {0};
+    if (k->bias)
+        start = *(const pg_vec_anywhere *)(k->bias + c);
+    for (int q = 0; q < IN; q++) {
+#pragma GCC unroll 6
+        for (int r = 0; r < IN; r++)
+            line[r] = *(const pg_vec *)(from + (r * IN + q) * pitch);
+        outputs_of(line);
+#pragma GCC unroll 4
+        for (int r = 0; r < OUT; r++)
+            half[r][q] = line[r];
+    }
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 6
+        for (int q = 0; q < IN; q++)
+            line[q] = half[r][q];
+        outputs_of(line);
+        for (int q = 0; q < columns; q++) {
+            int64_t at = ((y + r) * k->out_w + x + q) * k->out_c + c;
+            pg_vec v = line[q] + start;
+            if (k->skip)
+                v += *(const pg_vec_anywhere *)(k->skip + at);
+            pg_vec_clamp(&v, &lo, &hi);
+            *(pg_vec_anywhere *)(k->out + at) = v;
+        }
+    }
+}
+
 WIDE static void transform_outputs(const kernel *k, int64_t tile, int64_t place,
                                    const float *products) {
     int64_t y = tile / k->across * OUT, x = tile % k->across * OUT;
-    int64_t rows = smaller(OUT, k->out_h - y), columns = smaller(OUT, k->out_w - x);
-    int64_t pitch = pitch_of(k, k->out_c);
-    const pg_vec lo = k->lo - (pg_vec){0}, hi = k->hi - (pg_vec){0};
-    const float *from = products + place * k->out_c;
-    for (int64_t c = 0; c < k->out_c; c += PG_LANES) {
-        pg_vec half[OUT][IN], line[IN], start = {0};
-        if (k->bias)
-            start = *(const pg_vec_anywhere *)(k->bias + c);
-        for (int q = 0; q < IN; q++) {
-#pragma GCC unroll 6
-            for (int r = 0; r < IN; r++)
-                line[r] = *(const pg_vec_anywhere *)(from + (r * IN + q) * pitch + c);
-            outputs_of(line);
-#pragma GCC unroll 4
-            for (int r = 0; r < OUT; r++)
-                half[r][q] = line[r];
-        }
-        for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 6
-            for (int q = 0; q < IN; q++)
-                line[q] = half[r][q];
-            outputs_of(line);
-            for (int q = 0; q < columns; q++) {
-                int64_t at = ((y + r) * k->out_w + x + q) * k->out_c + c;
-                pg_vec v = line[q] + start;
-                if (k->skip)
-                    v += *(const pg_vec_anywhere *)(k->skip + at);
-                pg_vec_clamp(&v, &lo, &hi);
-                *(pg_vec_anywhere *)(k->out + at) = v;
-            }
-        }
+    for (int64_t t = 0; t < k->tiles.count; t++) {
+        int64_t first = pg_tile_begin(&k->tiles, t), width = pg_tile_width(&k->tiles, t);
+        const float *from = products + products_at(k, t, 0) + place * width;
+        for (int64_t c = 0; c < width; c += PG_LANES)
+            transform_outputs_at(k, y, x, first + c, from + c, k->chunk * width + PG_LANES);
     }
 }
 
 /* ---- the whole ---- */
 
-static int64_t sums_of(const kernel *k) { return k->chunk * PG_GROUP_WIDTH; }
-
-/* Zeros for all; then, of a thread or of the team, inputs and products; sums of a thread. */
+/* Zeros for all; then, of each thread or of the team, inputs and products. */
 static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
     kernel k = describe(g, backward);
-    int64_t threads = omp_get_max_threads(), chunks = k.together ? 1 : threads;
-    return (size_t)(k.in_c + chunks * (inputs_of(&k) + products_of(&k)) + threads * sums_of(&k)) *
-           sizeof(float);
+    int64_t owners = k.together ? 1 : omp_get_max_threads();
+    return (size_t)(k.in_c + owners * (inputs_of(&k) + products_of(&k))) * sizeof(float);
 }
 
 static void run_apart(const kernel *k, int64_t me, int64_t threads, const float *zeros,
-                      float *inputs, float *sums) {
+                      float *inputs) {
     float *products = inputs + inputs_of(k);
-    int64_t chunks = ceil_div(k->count, k->chunk);
-    for (int64_t i = chunks * me / threads; i < chunks * (me + 1) / threads; i++) {
-        int64_t first = k->count * i / chunks, count = k->count * (i + 1) / chunks - first;
+    for (int64_t i = k->chunks * me / threads; i < k->chunks * (me + 1) / threads; i++) {
+        int64_t first = first_of(k, i), count = first_of(k, i + 1) - first;
         for (int64_t t = 0; t < count; t++)
             transform_inputs(k, first + t, t, zeros, inputs);
-        multiply(k, 0, k->tiles.count * POINTS, count, inputs, products, sums);
+        multiply(k, 0, k->tiles.count * POINTS, count, inputs, products);
         for (int64_t t = 0; t < count; t++)
             transform_outputs(k, first + t, t, products);
     }
 }
 
 static void run_together(const kernel *k, int64_t me, int64_t threads, const float *zeros,
-                         float *inputs, float *sums) {
+                         float *inputs) {
     float *products = inputs + inputs_of(k);
-    int64_t chunks = ceil_div(k->count, k->chunk), items = k->tiles.count * POINTS;
-    for (int64_t i = 0; i < chunks; i++) {
-        int64_t first = k->count * i / chunks, count = k->count * (i + 1) / chunks - first;
+    int64_t items = k->tiles.count * POINTS;
+    for (int64_t i = 0; i < k->chunks; i++) {
+        int64_t first = first_of(k, i), count = first_of(k, i + 1) - first;
         for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
             transform_inputs(k, first + t, t, zeros, inputs);
 #pragma omp barrier
-        multiply(k, items * me / threads, items * (me + 1) / threads, count, inputs, products,
-                 sums);
+        multiply(k, items * me / threads, items * (me + 1) / threads, count, inputs, products);
 #pragma omp barrier
         for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
             transform_outputs(k, first + t, t, products);
@@ -332,7 +353,6 @@ static void run_together(const kernel *k, int64_t me, int64_t threads, const flo
 static void run(const pg_conv_path *path, const pg_conv_call *call) {
     kernel k = describe(&path->geometry, path->backward);
     float *zeros = call->scratch, *chunks = zeros + k.in_c;
-    int64_t chunk = inputs_of(&k) + products_of(&k);
     k.weights = call->weights, k.in = call->in, k.out = call->out;
     k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
     k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
@@ -341,16 +361,15 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
 #pragma omp parallel
     {
         int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
-        float *sums = chunks + (k.together ? 1 : threads) * chunk + me * sums_of(&k);
         if (k.together)
-            run_together(&k, me, threads, zeros, chunks, sums);
+            run_together(&k, me, threads, zeros, chunks);
         else
-            run_apart(&k, me, threads, zeros, chunks + me * chunk, sums);
+            run_apart(&k, me, threads, zeros, chunks + me * (inputs_of(&k) + products_of(&k)));
     }
 }
 
-/* Whole vectors of channels on either side, and weights that are known beforehand: to transform them
- * takes longer than to use them. */
+/* Whole vectors of channels on either side, and weights that are known beforehand: to transform
+ * them takes longer than to use them. */
 static bool can(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
     bool ok = pg_group_possible() && !spec->bf16 && spec->weights && g->groups == 1 &&

@@ -131,7 +131,9 @@ static void expect_zeros(const pg_relevance_spec *spec, const pg_relevance *of,
         (path->backward ? spec->positive_only : rectified || of->input == PG_RELEVANCE_SPLIT);
 }
 
-/* With the ReLU of the layer itself, which costs nothing, it is the tuner's same question. */
+/* With the ReLU of the layer itself, which costs nothing, it is the tuner's same question. Exact: s is
+ * a million times its neighbours where z is 0, and what of that Winograd's rounding spread to them
+ * would not be multiplied by 0. */
 static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, const term_row *row,
                         const pg_relevance *of, pg_relevance_term *term, pg_diag *diag) {
     pg_conv_geometry g = linear->geometry;
@@ -157,7 +159,8 @@ static pg_err make_term(const pg_linear *linear, const pg_relevance_spec *spec, 
                                                                                    : PG_ACT_NONE,
                                   .lo = 0,
                                   .hi = INFINITY,
-                                  .library_only = linear->library_only};
+                                  .library_only = linear->library_only,
+                                  .exact = true};
         expect_zeros(spec, of, &path);
         err = pg_conv_tuner_make(spec->tuner, &path, &term->forward, diag);
         path.backward = true;
