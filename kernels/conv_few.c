@@ -198,7 +198,7 @@ static bool can(const pg_conv_geometry *g) {
 }
 
 static bool takes(const pg_conv_path_spec *spec) {
-    return spec->sinks && spec->backward && !spec->bf16 && can(spec->geometry);
+    return spec->kept > 0 && spec->backward && !spec->bf16 && can(spec->geometry);
 }
 
 const pg_conv_kernel pg_conv_few = {

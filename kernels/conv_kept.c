@@ -76,14 +76,15 @@ static const pg_conv_kernel *picker(const pg_conv_kept *kept) {
     return kept->path.own && kept->path.own->tiles ? kept->path.own : NULL;
 }
 
-/* All weights as the kernel packs them. */
+/* All weights in the kernel's tiles. */
 static bool copy_packed(const pg_conv_kernel *own, const pg_conv_path_spec *full,
                         pg_conv_kept *kept) {
-    kept->weight_bytes = own->packed_bytes(full->geometry, true);
+    const pg_tiles tiles = own->tiles(full->geometry, true);
+    kept->weight_bytes = pg_tiles_bytes(&tiles, kept->channels);
     kept->rows = pg_malloc(kept->weight_bytes);
     kept->packed = kept->rows;
     if (kept->rows)
-        own->pack(full->geometry, true, full->weights, kept->rows);
+        pg_tiles_pack(&tiles, full->geometry, true, full->weights, kept->rows);
     return kept->rows != NULL;
 }
 
@@ -130,21 +131,23 @@ static void plan(pg_conv_kept *kept) {
     size_t capacity = (size_t)kept->capacity;
     size_t *end = &kept->scratch_bytes,
            in_positions = kept->depthwise ? (size_t)kept->in_positions : 0;
-    kept->staging = take(end, !kept->packed ? capacity * (size_t)kept->row * element(kept) : 0);
+    bool staged = !kept->packed || (picker(kept) && picker(kept)->transform);
+    kept->staging = take(end, staged ? capacity * (size_t)kept->row * element(kept) : 0);
     kept->result = take(end, in_positions * capacity * sizeof(float));
     kept->scratch = take(end, kept->path.scratch_bytes);
 }
 
-static pg_err make_path(const pg_conv_path_spec *full, int64_t capacity, pg_conv_kept *kept,
+static pg_err make_path(const pg_conv_path_spec *full, int64_t most, pg_conv_kept *kept,
                         pg_diag *diag) {
     pg_conv_geometry g = *full->geometry;
+    int64_t capacity = blocks(most) * BLOCK;
     g.out_c = capacity;
     if (kept->depthwise)
         g.groups = g.in_c = capacity;
     const pg_conv_path_spec spec = {.geometry = &g,
                                     .backward = true,
                                     .library_only = full->library_only,
-                                    .sinks = true,
+                                    .kept = most,
                                     .bf16 = full->bf16};
     return pg_conv_path_make(&spec, &kept->path, diag);
 }
@@ -161,7 +164,7 @@ pg_err pg_conv_kept_make(const pg_conv_path_spec *full, const pg_conv_path *path
                        .depthwise = g->groups > 1 && g->groups == g->in_c && g->in_c == g->out_c};
     if ((g->groups != 1 && !out->depthwise) || most < 1 || blocks(most) >= blocks(g->out_c))
         return PG_OK;
-    pg_err err = make_path(full, blocks(most) * BLOCK, out, diag);
+    pg_err err = make_path(full, most, out, diag);
     bool slow = !err && strstr(out->path.impl, "ref"); /* the library's loop: nothing gained */
     if (!err && !slow && !make_weights(full, path, blocks(most) * BLOCK, out))
         err = pg_fail(diag, PG_ENOMEM, "out of memory");
@@ -300,11 +303,17 @@ static pg_err pack_rows(const pg_conv_kept *kept, pg_conv_kept_state *s, entry *
 
 /* Into tiles, from tiles or from lines. */
 static void pick(const pg_conv_kept *kept, const pg_conv_kept_state *s, float *weights) {
-    const pg_tiles tiles = picker(kept)->tiles(&kept->path.geometry, true);
+    const pg_conv_kernel *own = picker(kept);
+    const pg_tiles tiles = own->tiles(&kept->path.geometry, true);
+    float *packed = weights;
+    if (own->transform)
+        weights = place(s, kept->staging);
     if (kept->from.out)
         pg_tiles_pick_lines(&tiles, &kept->from, kept->packed, s->channel, s->count, weights);
     else
         pg_tiles_pick(&tiles, kept->channels, kept->packed, s->channel, s->count, weights);
+    if (own->transform)
+        own->transform(&tiles, s->count, weights, packed);
 }
 
 static pg_err pack(const pg_conv_kept *kept, pg_conv_kept_state *s, const uint8_t *keep, entry *e) {

@@ -51,9 +51,12 @@ typedef struct pg_conv_kernel {
     size_t (*scratch_bytes)(const pg_conv_geometry *geometry, bool backward);
     void (*pack)(const pg_conv_geometry *geometry, bool backward, const float *plain,
                  float *packed);
-    /* How it packs, if that is in tiles: then weights of some output channels can be picked out, for
-     * calls with as many (pg_conv_call.channels). NULL: some other way. */
+    /* How it packs, if that is in tiles: then weights of some output channels can be picked out,
+     * for calls with as many (pg_conv_call.channels). NULL: some other way. */
     pg_tiles (*tiles)(const pg_conv_geometry *geometry, bool backward);
+    /* Where the weights picked out are not yet what run wants: makes that of `count` channels'.
+     * NULL: they are. */
+    void (*transform)(const pg_tiles *tiles, int64_t count, const float *picked, float *packed);
     /* Backward, NULL: not there. Where the weight from output channel `out` to input channel `in`
      * of this tap lies in what pack made, a sum of one term for each of the three; channels of the
      * input in eights side by side, to the end of the last vector. -1: not with this geometry. */
@@ -75,8 +78,9 @@ extern const pg_conv_kernel pg_conv_small;
  * activation. Never the first choice: its weights take four times the memory. */
 extern const pg_conv_kernel pg_conv_winograd;
 
-/* Gradient of a dense convolution with respect to its input, for few of the output's channels. */
-extern const pg_conv_kernel pg_conv_few;
+/* Gradient of a dense convolution with respect to its input, for few of the output's channels; and
+ * for not quite so few of a 3x3 one, by Winograd. */
+extern const pg_conv_kernel pg_conv_few, pg_conv_few_winograd;
 
 /* Dense convolutions of inputs that are 0 in many places (the spec says so). */
 extern const pg_conv_kernel pg_conv_sparse;

@@ -18,8 +18,9 @@
 #include "kernels/mem.h"
 
 /* The first that takes a convolution has it. */
-static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first, &pg_conv_depthwise,
-                                                    &pg_conv_few, &pg_conv_sparse, &pg_conv_small};
+static const pg_conv_kernel *const own_kernels[] = {&pg_conv_first,        &pg_conv_depthwise,
+                                                    &pg_conv_few_winograd, &pg_conv_few,
+                                                    &pg_conv_sparse,       &pg_conv_small};
 
 const pg_conv_way pg_conv_ways[PG_CONV_WAYS] = {
     {.name = "default"},

@@ -29,14 +29,14 @@ typedef struct pg_conv_path {
                                     library wanted other layouts than ours */
     bool backward;
     bool flipped; /* see pg_conv_way; `weights` are [in_c, out_c, k_h, k_w], the taps in reverse */
-    bool adds;  /* the addition is part of it: pg_conv_run_add */
-    bool whole; /* addition and activation are part of it; otherwise neither is */
+    bool adds;    /* the addition is part of it: pg_conv_run_add */
+    bool whole;   /* addition and activation are part of it; otherwise neither is */
     dnnl_primitive_t primitive, reorder_in, reorder_out; /* reorders: NULL where not needed */
     dnnl_primitive_t pack; /* plain weights -> packed; NULL: they are packed */
     pg_md our_in, our_out, in, out, plain_md, weights_md, bias_md, scratchpad_md;
-    void *weights;              /* NULL: each run brings its own */
-    float *bias;                /* NULL: none */
-    size_t in_bytes, out_bytes; /* staging for the reorders, 0 where not needed */
+    void *weights;                    /* NULL: each run brings its own */
+    float *bias;                      /* NULL: none */
+    size_t in_bytes, out_bytes;       /* staging for the reorders, 0 where not needed */
     const struct pg_conv_kernel *own; /* NULL: the library runs it. Otherwise of the above only
                                          weights and bias are used, and: */
     pg_conv_geometry geometry;
@@ -49,9 +49,9 @@ typedef struct pg_conv_way {
     const char *name;
     bool flipped; /* backward at stride 1 as a forward convolution with flipped weights */
     bool winograd;
-    bool any;   /* the library's own layouts, with reorders around it */
-    bool apart; /* addition and activation are left to the caller */
-    int nth;    /* of the library's implementations */
+    bool any;                         /* the library's own layouts, with reorders around it */
+    bool apart;                       /* addition and activation are left to the caller */
+    int nth;                          /* of the library's implementations */
     const struct pg_conv_kernel *own; /* this one of ours, also where it is not the default */
 } pg_conv_way;
 
@@ -77,7 +77,8 @@ typedef struct pg_conv_path_spec {
     pg_act act;
     float lo, hi;
     bool library_only; /* no kernel of our own */
-    bool sinks;        /* rather a kernel that can feed a sink (pg_conv_run_feed) */
+    int64_t kept;      /* backward, 0: all. So many output channels have a gradient at most; rather
+                          a kernel that can feed a sink then (pg_conv_run_feed) */
     bool sparse;       /* many values of the input are 0 */
     bool lean;         /* for the tuner: no way with larger packed weights than the first's, */
     bool exact;        /* no Winograd: small sums are as exact as large ones beside them */
@@ -130,8 +131,9 @@ pg_err pg_conv_run_add(const pg_conv_path *path, pg_conv_run *run, const float *
 pg_err pg_conv_run_read(pg_conv_run *run, const void *in, int64_t channels);
 
 /* For paths made without weights. pack: brings `plain` (as in pg_conv_path_spec, but pg_bf16 if the
- * spec said bf16) into the library's layout in packed[packed_bytes], which the run uses from now on. use: weights packed earlier, by
- * any run of the path. `packed` is aligned to PG_MEM_ALIGN and outlives its use. */
+ * spec said bf16) into the library's layout in packed[packed_bytes], which the run uses from now
+ * on. use: weights packed earlier, by any run of the path. `packed` is aligned to PG_MEM_ALIGN and
+ * outlives its use. */
 pg_err pg_conv_run_pack(const pg_conv_path *path, pg_conv_run *run, const void *plain,
                         void *packed);
 pg_err pg_conv_run_use(pg_conv_run *run, void *packed);
@@ -150,7 +152,8 @@ typedef struct pg_conv_sink {
 /* True if the path, a backward one, can. */
 bool pg_conv_path_sinks(const pg_conv_path *path);
 
-/* The same into the sink, *out being left alone; skip, in the layout of *out, is added. NULL: none. */
+/* The same into the sink, *out being left alone; skip, in the layout of *out, is added. NULL: none.
+ */
 void pg_conv_run_feed(const pg_conv_path *path, const pg_conv_run *run, const float *skip,
                       const pg_conv_sink *sink);
 
@@ -161,8 +164,8 @@ typedef struct pg_conv_pair {
     pg_conv_run forward, backward;
 } pg_conv_pair;
 
-/* The work of bind: runs on the operator's only input and output, one for each path that is made (zero:
- * it is not) and, backward, wanted. Without any *state stays NULL. */
+/* The work of bind: runs on the operator's only input and output, one for each path that is made
+ * (zero: it is not) and, backward, wanted. Without any *state stays NULL. */
 pg_err pg_conv_pair_bind(const pg_op *op, const pg_conv_path *forward, const pg_conv_path *backward,
                          const pg_op_io *io, void **state, pg_diag *diag);
 void pg_conv_pair_unbind(const pg_op *op, void **state); /* an operator class's unbind */

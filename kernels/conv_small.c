@@ -322,7 +322,7 @@ static bool sinks(const pg_conv_geometry *g) {
 /* Where weights are most of the work, and there is enough of it. */
 static bool takes(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
-    if (spec->sinks && spec->backward && can(spec) && sinks(g))
+    if (spec->kept > 0 && spec->backward && can(spec) && sinks(g))
         return true;
     return can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
            g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;

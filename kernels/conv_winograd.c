@@ -53,11 +53,14 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 typedef struct kernel {
     int64_t in_c, in_h, in_w, out_c, out_h, out_w, top, left;
     int64_t across, count; /* tiles in a row, in all */
+    int64_t summed;        /* of in_c: those that count */
+    int64_t unit;          /* tiles that stay together */
     bool together;         /* the team shares a chunk; otherwise each thread has one of its own */
     int64_t chunks, chunk; /* how many; tiles of one at most */
     pg_tiles tiles;        /* of the weights, with points for taps */
     const float *weights, *in, *bias, *skip; /* bias, skip: NULL: none */
     float *out, lo, hi;
+    const pg_conv_sink *sink; /* gets rows instead of out; NULL: none */
 } kernel;
 
 static pg_tiles tiles_of(const pg_conv_geometry *g, bool backward) {
@@ -81,13 +84,15 @@ static int64_t products_of(const kernel *k) {
     return POINTS * (k->out_c * k->chunk + k->tiles.count * PG_LANES);
 }
 
-/* The first tile of a chunk: whole groups of the innermost loop lie before it. */
-static int64_t first_of(const kernel *k, int64_t chunk) {
-    int64_t groups = ceil_div(k->count, GROUP);
-    return smaller(groups * chunk / k->chunks * GROUP, k->count);
+/* The first tile of the nth of so many parts: whole units lie before it. */
+static int64_t first_of(const kernel *k, int64_t nth, int64_t parts) {
+    int64_t units = ceil_div(k->count, k->unit);
+    return smaller(units * nth / parts * k->unit, k->count);
 }
 
-static kernel describe(const pg_conv_geometry *g, bool backward) {
+/* `rows`: parts of the map are whole rows of tiles; otherwise, whole groups of the innermost loop.
+ */
+static kernel describe(const pg_conv_geometry *g, bool backward, bool rows) {
     kernel k = {.in_c = g->in_c, .in_h = g->in_h, .in_w = g->in_w};
     k.out_c = g->out_c, k.out_h = g->out_h, k.out_w = g->out_w;
     k.top = g->dnnl.pad_begin[0], k.left = g->dnnl.pad_begin[1];
@@ -96,7 +101,9 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
         k.out_c = g->in_c, k.out_h = g->in_h, k.out_w = g->in_w;
         k.top = TAPS - 1 - k.top, k.left = TAPS - 1 - k.left;
     }
+    k.summed = k.in_c;
     k.across = ceil_div(k.out_w, OUT);
+    k.unit = rows ? k.across : GROUP;
     k.count = k.across * ceil_div(k.out_h, OUT);
     k.tiles = tiles_of(g, backward);
     int64_t tile = POINTS * (k.in_c + k.out_c) * (int64_t)sizeof(float);
@@ -104,10 +111,10 @@ static kernel describe(const pg_conv_geometry *g, bool backward) {
     int64_t threads = omp_get_max_threads();
     k.together = weights > k.count * tile;
     int64_t bytes = k.together ? TOGETHER_BYTES : larger(CHUNK_BYTES, weights / 2);
-    int64_t most = larger(bytes / tile / GROUP, 1), groups = ceil_div(k.count, GROUP);
-    int64_t turns = k.together ? 1 : smaller(threads, groups);
-    k.chunks = turns * ceil_div(groups, turns * most);
-    k.chunk = smaller(ceil_div(groups, k.chunks) * GROUP, k.count);
+    int64_t most = larger(bytes / tile / k.unit, 1), units = ceil_div(k.count, k.unit);
+    int64_t turns = k.together ? 1 : smaller(threads, units);
+    k.chunks = turns * ceil_div(units, turns * most);
+    k.chunk = smaller(ceil_div(units, k.chunks) * k.unit, k.count);
     return k;
 }
 
@@ -239,15 +246,15 @@ static void multiply(const kernel *k, int64_t from, int64_t to, int64_t count, c
     for (int64_t item = from; item < to; item++) {
         int64_t tile = item / POINTS, point = item % POINTS;
         int64_t width = pg_tile_width(&k->tiles, tile);
-        int64_t blocks = ceil_div(k->in_c * width, BLOCK_FLOATS);
+        int64_t blocks = ceil_div(k->summed * width, BLOCK_FLOATS);
         const float *in = inputs + point * pitch_of(k);
         const float *weights =
-            k->weights + (pg_tile_begin(&k->tiles, tile) * POINTS + point * width) * k->in_c;
+            k->weights + (pg_tile_begin(&k->tiles, tile) * POINTS + point * width) * k->summed;
         pg_group one = {.rows = 1, .sums = products + products_at(k, tile, point)};
         for (int64_t b = 0; b < blocks; b++) {
-            int64_t channel = k->in_c * b / blocks;
+            int64_t channel = k->summed * b / blocks;
             one.weights = weights + channel * width;
-            one.channels = k->in_c * (b + 1) / blocks - channel;
+            one.channels = k->summed * (b + 1) / blocks - channel;
             one.start = b == 0 ? start : NULL;
             add_block(k, &one, width / PG_LANES, count, b + 1 < blocks || item + 1 < to,
                       in + channel);
@@ -268,9 +275,9 @@ INLINE void outputs_of(pg_vec m[IN]) {
 }
 
 /* Channels from c on, which are a vector of a tile of weights: `from` is where its products begin,
- * `pitch` apart for the points. */
+ * `pitch` apart for the points; `out` is the map from row `above` on. */
 INLINE void transform_outputs_at(const kernel *k, int64_t y, int64_t x, int64_t c,
-                                 const float *from, int64_t pitch) {
+                                 const float *from, int64_t pitch, float *out, int64_t above) {
     int64_t rows = smaller(OUT, k->out_h - y), columns = smaller(OUT, k->out_w - x);
     const pg_vec lo = k->lo - (pg_vec){0}, hi = k->hi - (pg_vec){0};
     pg_vec half[OUT][IN], line[IN], start = {0};
@@ -296,96 +303,239 @@ INLINE void transform_outputs_at(const kernel *k, int64_t y, int64_t x, int64_t 
             if (k->skip)
                 v += *(const pg_vec_anywhere *)(k->skip + at);
             pg_vec_clamp(&v, &lo, &hi);
-            *(pg_vec_anywhere *)(k->out + at) = v;
+            *(pg_vec_anywhere *)(out + at - above * k->out_w * k->out_c) = v;
         }
     }
 }
 
 WIDE static void transform_outputs(const kernel *k, int64_t tile, int64_t place,
-                                   const float *products) {
+                                   const float *products, float *out, int64_t above) {
     int64_t y = tile / k->across * OUT, x = tile % k->across * OUT;
     for (int64_t t = 0; t < k->tiles.count; t++) {
         int64_t first = pg_tile_begin(&k->tiles, t), width = pg_tile_width(&k->tiles, t);
         const float *from = products + products_at(k, t, 0) + place * width;
         for (int64_t c = 0; c < width; c += PG_LANES)
-            transform_outputs_at(k, y, x, first + c, from + c, k->chunk * width + PG_LANES);
+            transform_outputs_at(k, y, x, first + c, from + c, k->chunk * width + PG_LANES, out,
+                                 above);
+    }
+}
+
+/* Tiles [from, to), of a chunk that begins with tile `first`; with a sink they are whole rows of
+ * tiles, and `rows` has room for one: [OUT, out_w, out_c]. */
+static void give_outputs(const kernel *k, int64_t from, int64_t to, int64_t first,
+                         const float *products, float *rows) {
+    for (int64_t tile = from; tile < to; tile++) {
+        int64_t y = tile / k->across * OUT;
+        transform_outputs(k, tile, tile - first, products, k->sink ? rows : k->out,
+                          k->sink ? y : 0);
+        for (int64_t r = 0; k->sink && (tile + 1) % k->across == 0 && r < OUT && y + r < k->out_h;
+             r++)
+            k->sink->take(k->sink->user, (y + r) * k->out_w, k->out_w,
+                          rows + r * k->out_w * k->out_c);
     }
 }
 
 /* ---- the whole ---- */
 
-/* Zeros for all; then, of each thread or of the team, inputs and products. */
-static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
-    kernel k = describe(g, backward);
-    int64_t owners = k.together ? 1 : omp_get_max_threads();
-    return (size_t)(k.in_c + owners * (inputs_of(&k) + products_of(&k))) * sizeof(float);
+static int64_t rows_of(const kernel *k) { return OUT * k->out_w * k->out_c; }
+
+/* Zeros for all; then, of each thread or of the team, inputs and products; rows of each thread, if
+ * there may be a sink. */
+static size_t scratch_of(const kernel *k, bool sinks) {
+    int64_t threads = omp_get_max_threads(), owners = k->together ? 1 : threads;
+    return (size_t)(k->in_c + owners * (inputs_of(k) + products_of(k)) +
+                    (sinks ? threads * rows_of(k) : 0)) *
+           sizeof(float);
 }
 
 static void run_apart(const kernel *k, int64_t me, int64_t threads, const float *zeros,
-                      float *inputs) {
+                      float *inputs, float *rows) {
     float *products = inputs + inputs_of(k);
     for (int64_t i = k->chunks * me / threads; i < k->chunks * (me + 1) / threads; i++) {
-        int64_t first = first_of(k, i), count = first_of(k, i + 1) - first;
-        for (int64_t t = 0; t < count; t++)
-            transform_inputs(k, first + t, t, zeros, inputs);
-        multiply(k, 0, k->tiles.count * POINTS, count, inputs, products);
-        for (int64_t t = 0; t < count; t++)
-            transform_outputs(k, first + t, t, products);
+        int64_t first = first_of(k, i, k->chunks), last = first_of(k, i + 1, k->chunks);
+        for (int64_t t = first; t < last; t++)
+            transform_inputs(k, t, t - first, zeros, inputs);
+        multiply(k, 0, k->tiles.count * POINTS, last - first, inputs, products);
+        give_outputs(k, first, last, first, products, rows);
     }
+}
+
+/* What a thread transforms of a chunk begins and ends as chunks do. */
+static int64_t share_of(const kernel *k, int64_t first, int64_t last, int64_t nth,
+                        int64_t threads) {
+    int64_t units = ceil_div(last - first, k->unit);
+    return smaller(first + units * nth / threads * k->unit, last);
 }
 
 static void run_together(const kernel *k, int64_t me, int64_t threads, const float *zeros,
-                         float *inputs) {
+                         float *inputs, float *rows) {
     float *products = inputs + inputs_of(k);
     int64_t items = k->tiles.count * POINTS;
     for (int64_t i = 0; i < k->chunks; i++) {
-        int64_t first = first_of(k, i), count = first_of(k, i + 1) - first;
-        for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
-            transform_inputs(k, first + t, t, zeros, inputs);
+        int64_t first = first_of(k, i, k->chunks), last = first_of(k, i + 1, k->chunks);
+        int64_t from = share_of(k, first, last, me, threads);
+        int64_t to = share_of(k, first, last, me + 1, threads);
+        for (int64_t t = from; t < to; t++)
+            transform_inputs(k, t, t - first, zeros, inputs);
 #pragma omp barrier
-        multiply(k, items * me / threads, items * (me + 1) / threads, count, inputs, products);
+        multiply(k, items * me / threads, items * (me + 1) / threads, last - first, inputs,
+                 products);
 #pragma omp barrier
-        for (int64_t t = count * me / threads; t < count * (me + 1) / threads; t++)
-            transform_outputs(k, first + t, t, products);
+        give_outputs(k, from, to, first, products, rows);
     }
 }
 
-static void run(const pg_conv_path *path, const pg_conv_call *call) {
-    kernel k = describe(&path->geometry, path->backward);
+static void run_kernel(kernel k, const pg_conv_path *path, const pg_conv_call *call) {
     float *zeros = call->scratch, *chunks = zeros + k.in_c;
+    int64_t chunk = inputs_of(&k) + products_of(&k);
     k.weights = call->weights, k.in = call->in, k.out = call->out;
-    k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
+    k.bias = path->backward ? NULL : path->bias, k.skip = call->skip, k.sink = call->sink;
     k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
     k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
     memset(zeros, 0, (size_t)k.in_c * sizeof *zeros);
 #pragma omp parallel
     {
         int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
+        float *rows = chunks + (k.together ? 1 : omp_get_max_threads()) * chunk + me * rows_of(&k);
         if (k.together)
-            run_together(&k, me, threads, zeros, chunks);
+            run_together(&k, me, threads, zeros, chunks, rows);
         else
-            run_apart(&k, me, threads, zeros, chunks + me * (inputs_of(&k) + products_of(&k)));
+            run_apart(&k, me, threads, zeros, chunks + me * chunk, rows);
     }
 }
 
-/* Whole vectors of channels on either side, and weights that are known beforehand: to transform
- * them takes longer than to use them. */
-static bool can(const pg_conv_path_spec *spec) {
-    const pg_conv_geometry *g = spec->geometry;
-    bool ok = pg_group_possible() && !spec->bf16 && spec->weights && g->groups == 1 &&
-              g->in_c % PG_LANES == 0 && g->out_c % PG_LANES == 0 && g->k_h == TAPS &&
-              g->k_w == TAPS;
+/* ---- all channels ---- */
+
+static size_t scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    const kernel k = describe(g, backward, false);
+    return scratch_of(&k, false);
+}
+
+static void run(const pg_conv_path *path, const pg_conv_call *call) {
+    run_kernel(describe(&path->geometry, path->backward, false), path, call);
+}
+
+/* Whole vectors of channels on either side. */
+static bool fits(const pg_conv_geometry *g) {
+    bool ok = pg_group_possible() && g->groups == 1 && g->in_c % PG_LANES == 0 &&
+              g->out_c % PG_LANES == 0 && g->k_h == TAPS && g->k_w == TAPS;
     for (int i = 0; ok && i < 2; i++)
         ok = g->dnnl.strides[i] == 1 && g->dnnl.dilates[i] == 0 && g->dnnl.pad_begin[i] < TAPS;
     return ok;
 }
 
+/* Weights that are known beforehand: to transform all of them takes longer than to use them. */
+static bool can(const pg_conv_path_spec *spec) {
+    return fits(spec->geometry) && !spec->bf16 && spec->weights && spec->kept == 0;
+}
+
+static bool never(const pg_conv_path_spec *spec) {
+    (void)spec;
+    return false;
+}
+
 const pg_conv_kernel pg_conv_winograd = {
     .name = "own:winograd",
     .adds = true,
+    .takes = never,
     .can = can,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,
     .pack = pack,
     .run = run,
+};
+
+/* ---- few of the output's channels, backward ---- */
+
+/* As pack makes them, of channels that are picked out of tiles of 3x3 weights, taps in reverse. */
+
+/* G g along one axis, with the divisors (points 0; +-a; +-b) inside. */
+INLINE void weights_of(const pg_vec g[TAPS], pg_vec out[IN]) {
+    static const float D0 = 0.790123457F, DA = -0.526748971F, DB = 0.131687243F;
+    pg_vec even_a = DA * g[0] + (DA * A2) * g[2], odd_a = (DA * A1) * g[1];
+    pg_vec even_b = DB * g[0] + (DB * B2) * g[2], odd_b = (DB * B1) * g[1];
+    out[0] = D0 * g[0];
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = g[2];
+}
+
+/* A vector of weights: taps `step` apart, points `out_step`. */
+INLINE void transform_picked(const float *picked, int64_t step, float *out, int64_t out_step) {
+    pg_vec half[IN][TAPS], line[IN];
+    for (int q = 0; q < TAPS; q++) {
+#pragma GCC unroll 3
+        for (int r = 0; r < TAPS; r++)
+            line[r] = *(const pg_vec *)(picked + (r * TAPS + q) * step);
+        pg_vec values[IN];
+        weights_of(line, values);
+#pragma GCC unroll 6
+        for (int r = 0; r < IN; r++)
+            half[r][q] = values[r];
+    }
+    for (int r = 0; r < IN; r++) {
+        weights_of(half[r], line);
+#pragma GCC unroll 6
+        for (int q = 0; q < IN; q++)
+            *(pg_vec *)(out + (r * IN + q) * out_step) = line[q];
+    }
+}
+
+WIDE static void transform_row(const pg_tiles *tiles, int64_t tile, int64_t row, int64_t count,
+                               const float *picked, float *packed) {
+    int64_t begin = pg_tile_begin(tiles, tile), width = pg_tile_width(tiles, tile);
+    picked += begin * TAPS * TAPS * count + row * width;
+    packed += begin * POINTS * count + row * width;
+    for (int64_t c = 0; c < width; c += PG_LANES)
+        transform_picked(picked + c, count * width, packed + c, count * width);
+}
+
+static void transform(const pg_tiles *tiles, int64_t count, const float *picked, float *packed) {
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t tile = 0; tile < tiles->count; tile++)
+        for (int64_t row = 0; row < count; row++)
+            transform_row(tiles, tile, row, count, picked, packed);
+}
+
+static pg_tiles picked_tiles(const pg_conv_geometry *g, bool backward) {
+    (void)backward;
+    return pg_tiles_of(g->in_c, false, TAPS * TAPS, true);
+}
+
+static size_t few_scratch_bytes(const pg_conv_geometry *g, bool backward) {
+    const kernel k = describe(g, backward, true);
+    return scratch_of(&k, true);
+}
+
+static void run_few(const pg_conv_path *path, const pg_conv_call *call) {
+    kernel k = describe(&path->geometry, true, true);
+    k.summed = call->channels;
+    run_kernel(k, path, call);
+}
+
+/* The map is large enough for the weights, four times as many, not to be most of the work; and in
+ * multiply-adds per vector of a tile it is worth it: transforming takes as long as some 300, and
+ * the innermost loop is not as full. */
+static bool takes_few(const pg_conv_path_spec *spec) {
+    enum { MAP = 24 * 24, TRANSFORMS = 300 };
+    const pg_conv_geometry *g = spec->geometry;
+    double plain = (double)(OUT * OUT * TAPS * TAPS * spec->kept);
+    double ours =
+        (double)(POINTS * spec->kept) + TRANSFORMS * (1 + (double)g->out_c / (double)g->in_c);
+    return spec->kept > 0 && spec->backward && !spec->bf16 && fits(g) && g->in_h * g->in_w >= MAP &&
+           plain > 1.5 * ours;
+}
+
+const pg_conv_kernel pg_conv_few_winograd = {
+    .name = "own:few-winograd",
+    .sinks = fits,
+    .takes = takes_few,
+    .packed_bytes = packed_bytes,
+    .scratch_bytes = few_scratch_bytes,
+    .pack = pack,
+    .tiles = picked_tiles,
+    .transform = transform,
+    .run = run_few,
 };

@@ -1,7 +1,7 @@
-/* The gradient over few output channels (conv_few.c) against plain loops in double: channels around
- * vectors and tiles, rows around groups, every padding that leaves taps outside the map; any number
- * of the channels, with weights picked out of all of them; the same bits for any number of threads
- * and for a gradient handed over in rows. */
+/* The gradient over few output channels (conv_few.c, and on larger maps conv_winograd.c) against
+ * plain loops in double: channels around vectors and tiles, rows around groups, every padding that
+ * leaves taps outside the map; any number of the channels, with weights picked out of all of them;
+ * the same bits for any number of threads and for a gradient handed over in rows. */
 #include "tests/support/op_check.h"
 
 #include <omp.h>
@@ -23,7 +23,13 @@ static const conv_case shapes[] = {
     {16, 9, 9, 16, 9, 9, 1, 1, 1, 1, 1, 0, 0, 0, 0},   /* one place in the output */
     {64, 40, 56, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* several bands */
     {8, 12, 12, 64, 7, 7, 1, 1, 1, 1, 1, 3, 3, 3, 3},
+    {64, 28, 28, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  /* from here on Winograd's tiles */
+    {16, 25, 31, 48, 3, 3, 1, 1, 1, 1, 1, 0, 2, 1, 0},  /* uneven padding, rows of tiles cut */
+    {208, 24, 24, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* weights in tiles of different width */
+    {64, 9, 64, 64, 3, 3, 1, 1, 1, 1, 1, 2, 2, 2, 2},
+    {288, 24, 24, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the team shares the weights */
 };
+enum { WINOGRAD = 11 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
 typedef struct bench {
@@ -44,6 +50,7 @@ static float *noise(bench *b, int64_t count) {
 
 static void open(bench *b, const conv_case *k) {
     static pg_diag diag;
+    const bool tiled = k >= shapes + WINOGRAD && k < shapes + SHAPES;
     memset(b, 0, sizeof *b);
     conv_node(&b->c, k);
     op_check_create(&b->c);
@@ -55,9 +62,10 @@ static void open(bench *b, const conv_case *k) {
     b->w = noise(b, k->out_c * k->in_c * k->k_h * k->k_w);
     b->d = noise(b, b->in);
     b->out = op_check_array(&b->c, b->n);
-    pg_conv_path_spec spec = {.geometry = &b->g, .backward = true, .weights = b->w, .sinks = true};
+    pg_conv_path_spec spec = {
+        .geometry = &b->g, .backward = true, .weights = b->w, .kept = tiled ? k->out_c : 1};
     cr_assert_eq(pg_conv_path_make(&spec, &b->path, &diag), PG_OK, "%s", diag.text);
-    cr_assert_str_eq(b->path.impl, "own:few");
+    cr_assert_str_eq(b->path.impl, tiled ? "own:few-winograd" : "own:few");
     void *scratch = op_check_own(&b->c, pg_calloc(b->path.scratch_bytes + 1, 1));
     cr_assert_eq(pg_conv_run_make(&b->path, b->d, b->out, scratch, &b->run, &diag), PG_OK);
 }
@@ -118,6 +126,11 @@ Test(conv_few, some_channels) {
         bench b;
         open(&b, &shapes[s]);
         float *packed = op_check_own(&b.c, pg_calloc(b.path.packed_bytes, 1));
+        const pg_tiles tiles = b.path.own->tiles(&b.g, true);
+        size_t bytes = pg_tiles_bytes(&tiles, b.k.out_c);
+        float *all = op_check_own(&b.c, pg_calloc(bytes, 1));
+        float *picked = op_check_own(&b.c, pg_calloc(bytes, 1));
+        pg_tiles_pack(&tiles, &b.g, true, b.w, all);
         int64_t counts[] = {1, b.k.out_c / 3, b.k.out_c - 1};
         for (int i = 0; i < 3; i++) {
             int32_t channel[64];
@@ -126,9 +139,10 @@ Test(conv_few, some_channels) {
             for (int64_t p = 0; p < b.in; p++)
                 if (p % b.k.out_c >= counts[i])
                     b.d[p] = NAN;
-            const pg_tiles tiles = b.path.own->tiles(&b.g, true);
-            pg_tiles_pick(&tiles, b.k.out_c, b.path.weights, channel, counts[i], packed);
-            cr_assert_eq(pg_conv_run_use(&b.run, packed), PG_OK);
+            pg_tiles_pick(&tiles, b.k.out_c, all, channel, counts[i], picked);
+            if (b.path.own->transform)
+                b.path.own->transform(&tiles, counts[i], picked, packed);
+            cr_assert_eq(pg_conv_run_use(&b.run, b.path.own->transform ? packed : picked), PG_OK);
             cr_assert_eq(pg_conv_run_read(&b.run, b.d, counts[i]), PG_OK);
             cr_assert_eq(pg_conv_run_execute(&b.path, &b.run), PG_OK);
             compare(&b, channel, counts[i]);

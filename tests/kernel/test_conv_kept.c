@@ -21,6 +21,7 @@ static const conv_case shapes[] = {
     {70, 7, 7, 100, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the kernel for small maps, from 64 on */
     {81, 14, 14, 120, 1, 1, 1, 2, 2, 1, 1, 0, 0, 0, 0},
     {70, 14, 10, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the kernel for few channels */
+    {48, 24, 25, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, /* the same by Winograd */
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0], CHANNELS_MAX = 128 };
 static const float BETA = 1.75f;

@@ -28,6 +28,8 @@ static const conv_case givers[] = {
     {64, 14, 14, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     {81, 9, 31, 16, 3, 3, 1, 1, 1, 1, 1, 0, 2, 1, 0},
     {20, 70, 3, 32, 5, 1, 1, 1, 1, 1, 1, 2, 0, 2, 0},
+    {64, 26, 25, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  /* rows of Winograd's tiles, */
+    {288, 24, 24, 64, 3, 3, 1, 1, 1, 1, 1, 0, 2, 1, 0}, /* where the team shares the weights */
 };
 enum { GIVERS = sizeof givers / sizeof givers[0] };
 
@@ -61,7 +63,7 @@ static void check_feeding(const conv_case *k, bool with_skip, int threads) {
     omp_set_num_threads(threads);
     pg_conv_geometry g = conv_path_case(k);
     pg_conv_path path = {0};
-    pg_conv_path_spec spec = {.geometry = &g, .backward = true, .weights = w, .sinks = true};
+    pg_conv_path_spec spec = {.geometry = &g, .backward = true, .weights = w, .kept = k->out_c};
     cr_assert_eq(pg_conv_path_make(&spec, &path, &diag), PG_OK, "%s", diag.text);
     cr_assert(pg_conv_path_sinks(&path), "%s", path.impl);
     void *scratch = op_check_own(&c, pg_calloc(path.scratch_bytes + 1, 1));
@@ -112,7 +114,7 @@ Test(conv_rows, are_refused_by_other_convolutions) {
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         pg_conv_geometry g = conv_path_case(&others[i]);
         pg_conv_path path = {0};
-        pg_conv_path_spec spec = {.geometry = &g, .backward = true, .sinks = true};
+        pg_conv_path_spec spec = {.geometry = &g, .backward = true, .kept = 1};
         cr_assert_eq(pg_conv_path_make(&spec, &path, &diag), PG_OK, "%s", diag.text);
         cr_assert(!pg_conv_path_sinks(&path), "%zu: %s", i, path.impl);
         pg_conv_path_free(&path);

@@ -168,6 +168,7 @@ Test(conv_winograd, rounds_little_more_than_a_plain_sum) {
             pg_free(out);
         }
         ratio += most[1] / most[0] / 4;
+        close(&p);
     }
     cr_assert_leq(ratio, 3);
 }
