@@ -27,7 +27,8 @@ void pg_split_all(const pg_split_source *source, const float *high, const float 
 typedef struct pg_split_pick {
     int64_t width;          /* how many */
     const int32_t *channel; /* [width], one may occur several times */
-    const int32_t *from;    /* [width] the column of d_dst it is in; NULL: the same as here */
+    const int32_t *from;    /* [width] the column of d_dst it is in; for pg_split_live, NULL:
+                               the same as here */
     int64_t pitch;          /* columns of d_dst */
     float *high, *low;      /* [width] weights in the sums */
 } pg_split_pick;

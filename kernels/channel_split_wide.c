@@ -17,11 +17,11 @@ enum { ROWS = PG_LANES /* added up together */ };
 
 /* Values k < width: g[from[k]] where y[channel[k]] lies inside the activation's range, else 0. */
 typedef struct row {
-    const float *g, *y;            /* y: NULL: no activation */
-    const int32_t *from, *channel; /* NULL: k itself */
+    const float *g, *y;            /* without y: no activation */
+    const int32_t *from, *channel; /* without: k itself */
     int64_t width;
-    const float *high, *low; /* [width] weights in two sums; low: NULL: in one */
-    float *out;              /* [width] NULL: not wanted */
+    const float *high, *low; /* [width] weights in two sums; without low: in one */
+    float *out;              /* [width] */
 } row;
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -85,53 +85,108 @@ INLINE void add_up(pg_vec v[ROWS], int64_t rows, double *out) {
 
 /* ---- a row ---- */
 
+/* What a row is asked for: known where this is inlined, so that loops have no questions. */
+typedef struct kind {
+    bool y, from, channel, low, out; /* whether the row has it */
+} kind;
+
+enum { AHEAD = 1024 /* floats of y, which nobody has read for long: from memory */ };
+
+/* Values [k, k + n), n <= PG_LANES. */
+INLINE void sum_vector(const row *r, kind has, int64_t k, int64_t n, const pg_vec *lo,
+                       const pg_vec *hi, pg_vec *highs, pg_vec *lows) {
+    pg_vec v, y, weight;
+    if (has.from)
+        pick(r->g, r->from + k, n, &v);
+    else
+        load(r->g + k, n, &v);
+    if (has.y) {
+        if (has.channel)
+            pick(r->y, r->channel + k, n, &y);
+        else
+            load(r->y + k, n, &y);
+        if (!has.channel)
+            __builtin_prefetch(r->y + k + AHEAD);
+        v = (pg_vec)((y > *lo) & (y < *hi) & (pg_vec_mask)v);
+    }
+    if (has.out)
+        store(&v, n, r->out + k);
+    load(r->high + k, n, &weight);
+    *highs += v * weight;
+    if (has.low) {
+        load(r->low + k, n, &weight);
+        *lows += v * weight;
+    }
+}
+
 /* The row's values to r->out, and into the lanes of two sums. */
-INLINE void sum_row(const row *r, const pg_act_range *act, pg_vec *highs, pg_vec *lows) {
+INLINE void sum_row(const row *r, kind has, const pg_act_range *act, pg_vec *highs, pg_vec *lows) {
     const pg_vec lo = act->lo - (pg_vec){0}, hi = act->hi - (pg_vec){0};
     pg_vec h = {0}, l = {0};
-    for (int64_t k = 0; k < r->width; k += PG_LANES) {
-        int64_t n = r->width - k;
-        pg_vec v, y, weight;
-        if (r->from)
-            pick(r->g, r->from + k, n, &v);
-        else
-            load(r->g + k, n, &v);
-        if (r->y) {
-            if (r->channel)
-                pick(r->y, r->channel + k, n, &y);
-            else
-                load(r->y + k, n, &y);
-            v = (pg_vec)((y > lo) & (y < hi) & (pg_vec_mask)v);
-        }
-        if (r->out)
-            store(&v, n, r->out + k);
-        load(r->high + k, n, &weight);
-        h += v * weight;
-        if (r->low) {
-            load(r->low + k, n, &weight);
-            l += v * weight;
-        }
-    }
+    int64_t k = 0;
+    for (; k + PG_LANES <= r->width; k += PG_LANES)
+        sum_vector(r, has, k, PG_LANES, &lo, &hi, &h, &l);
+    if (k < r->width)
+        sum_vector(r, has, k, r->width - k, &lo, &hi, &h, &l);
     *highs = h;
-    if (r->low)
+    if (has.low)
         *lows = l;
 }
 
 /* ---- ranges of rows ---- */
 
-WIDE static void all_range(int64_t first, int64_t last, const pg_split_source *s, const float *high,
-                           const float *low, float *out, double *s_high, double *s_low) {
+INLINE void all_rows(int64_t first, int64_t last, const pg_split_source *s, bool y,
+                     const float *high, const float *low, float *out, double *s_high,
+                     double *s_low) {
     pg_vec highs[ROWS] = {{0}}, lows[ROWS] = {{0}};
     for (int64_t p = first; p < last; p += ROWS) {
         int64_t rows = smaller(ROWS, last - p);
         for (int64_t r = 0, at = p * s->channels; r < rows; r++, at += s->channels) {
             const row whole = {.g = s->d_dst + at,
-                               .y = s->dst ? s->dst + at : NULL,
+                               .y = y ? s->dst + at : NULL,
                                .width = s->channels,
                                .high = high,
                                .low = low,
-                               .out = s->dst ? out + at : NULL};
-            sum_row(&whole, &s->act, &highs[r], &lows[r]);
+                               .out = y ? out + at : NULL};
+            sum_row(&whole, (kind){.y = y, .low = true, .out = y}, &s->act, &highs[r], &lows[r]);
+        }
+        add_up(highs, rows, s_high + p);
+        add_up(lows, rows, s_low + p);
+    }
+}
+
+WIDE static void all_range(int64_t first, int64_t last, const pg_split_source *s, const float *high,
+                           const float *low, float *out, double *s_high, double *s_low) {
+    if (s->dst)
+        all_rows(first, last, s, true, high, low, out, s_high, s_low);
+    else
+        all_rows(first, last, s, false, high, low, out, s_high, s_low);
+}
+
+INLINE void keep_rows(int64_t first, int64_t last, const pg_split_source *s, bool has_y,
+                      const float *low, const pg_split_pick *pick, bool has_all, float *all,
+                      float *out, double *s_high, double *s_low) {
+    const kind of_whole = {.y = has_y, .out = has_all};
+    const kind of_picked = {
+        .y = has_y && !has_all, .from = true, .channel = has_y && !has_all, .out = true};
+    pg_vec highs[ROWS] = {{0}}, lows[ROWS] = {{0}};
+    for (int64_t p = first; p < last; p += ROWS) {
+        int64_t rows = smaller(ROWS, last - p);
+        for (int64_t r = 0, at = p * s->channels; r < rows; r++, at += s->channels) {
+            const row whole = {.g = s->d_dst + at,
+                               .y = has_y ? s->dst + at : NULL,
+                               .width = s->channels,
+                               .high = low,
+                               .out = has_all ? all + at : NULL};
+            sum_row(&whole, of_whole, &s->act, &lows[r], NULL);
+            const row picked = {.g = has_all ? all + at : whole.g,
+                                .y = whole.y,
+                                .from = pick->from,
+                                .channel = pick->channel,
+                                .width = pick->width,
+                                .high = pick->high,
+                                .out = out + (p + r) * pick->width};
+            sum_row(&picked, of_picked, &s->act, &highs[r], NULL);
         }
         add_up(highs, rows, s_high + p);
         add_up(lows, rows, s_low + p);
@@ -141,22 +196,32 @@ WIDE static void all_range(int64_t first, int64_t last, const pg_split_source *s
 WIDE static void keep_range(int64_t first, int64_t last, const pg_split_source *s, const float *low,
                             const pg_split_pick *pick, float *all, float *out, double *s_high,
                             double *s_low) {
+    if (s->dst && all)
+        keep_rows(first, last, s, true, low, pick, true, all, out, s_high, s_low);
+    else if (s->dst)
+        keep_rows(first, last, s, true, low, pick, false, NULL, out, s_high, s_low);
+    else if (all)
+        keep_rows(first, last, s, false, low, pick, true, all, out, s_high, s_low);
+    else
+        keep_rows(first, last, s, false, low, pick, false, NULL, out, s_high, s_low);
+}
+
+INLINE void live_rows(int64_t first, int64_t last, const pg_split_source *s, bool y, bool from,
+                      const pg_split_pick *pick, float *out, double *s_high, double *s_low) {
+    const kind has = {.y = y, .from = from, .channel = y, .low = true, .out = true};
     pg_vec highs[ROWS] = {{0}}, lows[ROWS] = {{0}};
     for (int64_t p = first; p < last; p += ROWS) {
         int64_t rows = smaller(ROWS, last - p);
-        for (int64_t r = 0, at = p * s->channels; r < rows; r++, at += s->channels) {
-            const float *g = s->d_dst + at, *y = s->dst ? s->dst + at : NULL;
-            const row whole = {
-                .g = g, .y = y, .width = s->channels, .high = low, .out = all ? all + at : NULL};
-            sum_row(&whole, &s->act, &lows[r], NULL);
-            const row picked = {.g = all ? all + at : g,
-                                .y = all ? NULL : y,
+        for (int64_t r = 0; r < rows; r++) {
+            const row picked = {.g = s->d_dst + (p + r) * pick->pitch,
+                                .y = y ? s->dst + (p + r) * s->channels : NULL,
                                 .from = pick->from,
                                 .channel = pick->channel,
                                 .width = pick->width,
                                 .high = pick->high,
+                                .low = pick->low,
                                 .out = out + (p + r) * pick->width};
-            sum_row(&picked, &s->act, &highs[r], NULL);
+            sum_row(&picked, has, &s->act, &highs[r], &lows[r]);
         }
         add_up(highs, rows, s_high + p);
         add_up(lows, rows, s_low + p);
@@ -165,23 +230,14 @@ WIDE static void keep_range(int64_t first, int64_t last, const pg_split_source *
 
 WIDE static void live_range(int64_t first, int64_t last, const pg_split_source *s,
                             const pg_split_pick *pick, float *out, double *s_high, double *s_low) {
-    pg_vec highs[ROWS] = {{0}}, lows[ROWS] = {{0}};
-    for (int64_t p = first; p < last; p += ROWS) {
-        int64_t rows = smaller(ROWS, last - p);
-        for (int64_t r = 0; r < rows; r++) {
-            const row picked = {.g = s->d_dst + (p + r) * pick->pitch,
-                                .y = s->dst ? s->dst + (p + r) * s->channels : NULL,
-                                .from = pick->from,
-                                .channel = pick->channel,
-                                .width = pick->width,
-                                .high = pick->high,
-                                .low = pick->low,
-                                .out = out + (p + r) * pick->width};
-            sum_row(&picked, &s->act, &highs[r], &lows[r]);
-        }
-        add_up(highs, rows, s_high + p);
-        add_up(lows, rows, s_low + p);
-    }
+    if (s->dst && pick->from)
+        live_rows(first, last, s, true, true, pick, out, s_high, s_low);
+    else if (s->dst)
+        live_rows(first, last, s, true, false, pick, out, s_high, s_low);
+    else if (pick->from)
+        live_rows(first, last, s, false, true, pick, out, s_high, s_low);
+    else
+        live_rows(first, last, s, false, false, pick, out, s_high, s_low);
 }
 
 const pg_split_ranges *pg_split_wide(void) {

@@ -114,15 +114,19 @@ Test(channel_split, kept_channels_side_by_side) {
     }
 }
 
-/* d_dst holds the picked channels alone, in wider rows. */
+/* d_dst holds the picked channels alone: in wider rows, or as the columns are made. */
 Test(channel_split, live_channels) {
-    for (int s = 0; s < 2 * SIZES; s++) {
-        int64_t p = sizes[s / 2][0], c = sizes[s / 2][1];
+    for (int s = 0; s < 4 * SIZES; s++) {
+        int64_t p = sizes[s / 4][0], c = sizes[s / 4][1];
+        bool same = s / 2 % 2;
         bench b = open(p, c, s % 2);
-        int64_t half = (c + 1) / 2, width = half + EXTRA, pitch = half + 1;
+        int64_t half = (c + 1) / 2, width = half + EXTRA, pitch = same ? width : half + 1;
         float *side_by_side = noises(p * pitch);
-        for (int64_t i = 0; i < p * half; i++)
-            side_by_side[i / half * pitch + i % half] = b.d[i / half * c + i % half * 2];
+        for (int64_t i = 0; i < p * pitch; i++) {
+            int64_t k = i % pitch, from = same ? b.from[k] : k;
+            if (from < half)
+                side_by_side[i] = b.d[i / pitch * c + from * 2];
+        }
         for (int64_t k = 0; k < half; k++) {
             b.pick_high[k] = k % 3 ? 0 : b.scale[2 * k];
             b.pick_low[k] = k % 3 ? b.scale[2 * k] : 0;
@@ -132,7 +136,7 @@ Test(channel_split, live_channels) {
                 b.expected[(i % c / 2 % 3 ? p : 0) + i / c] +=
                     b.scale[i % c] * (double)through(&b, i);
         b.source.d_dst = side_by_side;
-        b.pick.from = b.from;
+        b.pick.from = same ? NULL : b.from;
         b.pick.pitch = pitch;
         pg_split_live(&b.source, &b.pick, b.out, b.sums, b.sums + p);
         check_sums(&b);
@@ -172,8 +176,8 @@ Test(channel_split, results_do_not_depend_on_the_number_of_threads) {
     close_bench(&b);
 }
 
-/* The same from plain loops and from wide registers, to rounding: sums of a sixteenth of the channels
- * are float there. What is no sum is the same. */
+/* The same from plain loops and from wide registers, to rounding: sums of a sixteenth of the
+ * channels are float there. What is no sum is the same. */
 Test(channel_split, wide_registers_make_no_difference) {
     const pg_split_ranges *wide = pg_split_wide();
     for (int s = 0; wide && s < 2 * SIZES; s++) {
