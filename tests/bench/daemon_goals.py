@@ -73,8 +73,11 @@ class Measurements:
         return Daemon(net.path, self.folder, env={"OMP_NUM_THREADS": str(settings["model.threads"])},
                       **sections_of(settings), **sections)
 
-    def push(self, d, stream="cam0", index=0, **keys):
-        d.push(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480, **keys)
+    def frame(self, d, stream="cam0", index=0, **keys):
+        return d.frame(stream, self.pictures[index % len(self.pictures)], fmt="jpeg", w=640, h=480, **keys)
+
+    def push(self, d, *args, **keys):
+        d.sender.send_multipart(self.frame(d, *args, **keys))
 
     def row(self, part, what, net, **fields):
         if part in self.options.parts:
@@ -88,8 +91,9 @@ class Measurements:
         out = []
         for i in range(count):
             time.sleep(pause)
+            frame = self.frame(d, index=i)
             begin = time.perf_counter()
-            self.push(d, index=i)
+            d.sender.send_multipart(frame)
             _, header, _ = results.recv_multipart()
             took = (time.perf_counter() - begin) * 1e3
             out.append((took, compute_ms(msgpack.unpackb(header))))
@@ -110,6 +114,10 @@ class Measurements:
             self.row("P4", f"frame in to map out, {name} / compute", net, ours=value, theirs=usual, ratio=value / usual,
                      goal=("<=", bound), note=f"{count} JPEG frames of 640x480, idle; theirs is the median of decode to map; "
                      f"compute's own p99 is {percentile(compute, 99):.1f} ms")
+        added = sorted(t[0] / t[1] for t in trips)  # to each frame's own: what another program slows is in both
+        for name, value in (("p50", statistics.median(added)), ("p99", percentile(added, 99))):
+            self.row("P4", f"the same frame by frame, {name}", net, ours=value, theirs=1, unit="", ratio=value,
+                     note="what the daemon and the transport add to a frame's own compute")
         counts = self.stage_counts(after, before)
         complete = sum(counts[stage] == count for stage in STAGES)
         spent = {s: (self.stage_sum(after, s) - self.stage_sum(before, s)) / count * 1e3 for s in STAGES}
