@@ -157,7 +157,7 @@ pg_err pg_model_open(const pg_model_options *options, pg_model **out, pg_diag *d
     model->skip_zeros = options->skip_zeros;
     model->max_session_bytes =
         options->max_session_bytes != 0 ? options->max_session_bytes : (uint64_t)8 << 30;
-    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)24 << 20;
+    model->kept_bytes = options->kept_bytes != 0 ? options->kept_bytes : (uint64_t)22 << 20;
     pg_span file = {0};
     pg_err err = read_file(model, options, &file, diag);
     if (err == PG_OK)

@@ -62,7 +62,7 @@ typedef struct pg_model_options {
     uint64_t max_load_bytes;  /* memory for loading, beside 32 times the file's bytes; 0: 1 GiB */
     uint64_t max_session_bytes; /* one worker's arena; 0: 8 GiB */
     uint64_t kept_bytes;      /* one session's packed weights of kept channels (pg_model_expect_kept) for as many
-                                 masks as fit, at least for one; 0: 24 MiB */
+                                 masks as fit, at least for one; 0: 22 MiB */
     pg_refusals *refusals;    /* NULL, or filled with every node that is not supported */
 } pg_model_options;
 

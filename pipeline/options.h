@@ -168,7 +168,7 @@ typedef struct pg_explain_options {
     bool skip_zeros;        /* convolutions may leave out multiplications by zeros behind a ReLU */
     bool own_kernels;       /* also our kernels for convolutions, not only the library's */
     bool kept_channels;     /* drop what pruning sets to zero from the convolutions */
-    int kept_cache;         /* MiB per worker for their packed weights; 0: 24 */
+    int kept_cache;         /* MiB per worker for their packed weights; 0: 22 */
     int top;             /* how many classes a result lists */
     double smooth;       /* Gaussian sigma of the published map in pixels, 0: none */
     double percentile;   /* the overlay's full colour, 99.5 */
