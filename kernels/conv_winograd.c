@@ -120,29 +120,47 @@ static kernel describe(const pg_conv_geometry *g, bool backward, bool rows) {
 
 /* ---- weights ---- */
 
-/* G g along one axis: the values at the points, divided by what B' has too much. */
-static void transform_line(const double *g, int64_t step, double *out, int64_t out_step) {
-    static const double points[IN - 1] = {0, 0.75, -0.75, 1.5, -1.5};
-    for (int i = 0; i < IN - 1; i++) {
-        double divisor = 1, x = points[i];
-        for (int j = 0; j < IN - 1; j++)
-            divisor *= j == i ? 1 : x - points[j];
-        out[i * out_step] = (g[0] + x * (g[step] + x * g[2 * step])) / divisor;
-    }
-    out[(IN - 1) * out_step] = g[2 * step];
+/* G g along one axis, with the divisors of the points 0, +-a, +-b inside: what B' has too much. */
+INLINE void weights_of(const pg_vec g[TAPS], pg_vec out[IN]) {
+    static const float D0 = 0.790123457F, DA = -0.526748971F, DB = 0.131687243F;
+    pg_vec even_a = DA * g[0] + (DA * A2) * g[2], odd_a = (DA * A1) * g[1];
+    pg_vec even_b = DB * g[0] + (DB * B2) * g[2], odd_b = (DB * B1) * g[1];
+    out[0] = D0 * g[0];
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = g[2];
 }
 
-/* G g G' of one pair of channels, [POINTS] from [3, 3]. */
-static void transform_weights(const float *plain, bool turned, float *out) {
-    double g[TAPS * TAPS], half[IN * TAPS], all[POINTS];
-    for (int t = 0; t < TAPS * TAPS; t++)
-        g[t] = (double)plain[turned ? TAPS * TAPS - 1 - t : t];
-    for (int x = 0; x < TAPS; x++)
-        transform_line(g + x, TAPS, half + x, TAPS);
-    for (int y = 0; y < IN; y++)
-        transform_line(half + y * TAPS, 1, all + y * IN, 1);
-    for (int i = 0; i < POINTS; i++)
-        out[i] = (float)all[i];
+/* G g G' of a vector of pairs of channels: taps are `step` apart, points `out_step`. */
+INLINE void transform_vector(const float *taps, int64_t step, float *out, int64_t out_step) {
+    pg_vec half[IN][TAPS], line[IN];
+    for (int q = 0; q < TAPS; q++) {
+        pg_vec column[TAPS];
+#pragma GCC unroll 3
+        for (int r = 0; r < TAPS; r++)
+            column[r] = *(const pg_vec *)(taps + (r * TAPS + q) * step);
+        weights_of(column, line);
+#pragma GCC unroll 6
+        for (int r = 0; r < IN; r++)
+            half[r][q] = line[r];
+    }
+    for (int r = 0; r < IN; r++) {
+        weights_of(half[r], line);
+#pragma GCC unroll 6
+        for (int q = 0; q < IN; q++)
+            *(pg_vec *)(out + (r * IN + q) * out_step) = line[q];
+    }
+}
+
+/* One of `summed` rows of a tile: [TAPS * TAPS, width], taps `step` apart. */
+WIDE static void transform_row(const pg_tiles *tiles, int64_t tile, int64_t row, int64_t summed,
+                               const float *taps, int64_t step, float *packed) {
+    int64_t width = pg_tile_width(tiles, tile);
+    packed += pg_tile_begin(tiles, tile) * POINTS * summed + row * width;
+    for (int64_t c = 0; c < width; c += PG_LANES)
+        transform_vector(taps + c, step, packed + c, summed * width);
 }
 
 static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
@@ -150,22 +168,21 @@ static size_t packed_bytes(const pg_conv_geometry *g, bool backward) {
     return pg_tiles_bytes(&tiles, backward ? g->out_c : g->in_c);
 }
 
-/* As pg_tiles_pack does it, which would want the transformed weights in another array first. */
 static void pack(const pg_conv_geometry *g, bool backward, const float *plain, float *packed) {
+    enum { ALL = TAPS * TAPS };
     const pg_tiles tiles = tiles_of(g, backward);
     int64_t summed = backward ? g->out_c : g->in_c;
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t tile = 0; tile < tiles.count; tile++)
         for (int64_t i = 0; i < summed; i++) {
-            int64_t first = pg_tile_begin(&tiles, tile), width = pg_tile_width(&tiles, tile);
-            for (int64_t o = first; o < first + width; o++) {
-                float values[POINTS];
-                int64_t row = backward ? i * g->in_c + o : o * g->in_c + i;
-                transform_weights(plain + row * TAPS * TAPS, backward, values);
-                for (int64_t point = 0; point < POINTS; point++)
-                    packed[(first * POINTS + point * width) * summed + i * width + o - first] =
-                        values[point];
+            float taps[ALL][PG_GROUP_WIDTH] __attribute__((aligned(PG_MEM_ALIGN)));
+            for (int64_t c = 0; c < pg_tile_width(&tiles, tile); c++) {
+                int64_t o = pg_tile_begin(&tiles, tile) + c;
+                const float *from = plain + (backward ? i * g->in_c + o : o * g->in_c + i) * ALL;
+                for (int t = 0; t < ALL; t++)
+                    taps[t][c] = from[backward ? ALL - 1 - t : t];
             }
+            transform_row(&tiles, tile, i, summed, taps[0], PG_GROUP_WIDTH, packed);
         }
 }
 
@@ -448,55 +465,14 @@ const pg_conv_kernel pg_conv_winograd = {
 /* ---- few of the output's channels, backward ---- */
 
 /* As pack makes them, of channels that are picked out of tiles of 3x3 weights, taps in reverse. */
-
-/* G g along one axis, with the divisors (points 0; +-a; +-b) inside. */
-INLINE void weights_of(const pg_vec g[TAPS], pg_vec out[IN]) {
-    static const float D0 = 0.790123457F, DA = -0.526748971F, DB = 0.131687243F;
-    pg_vec even_a = DA * g[0] + (DA * A2) * g[2], odd_a = (DA * A1) * g[1];
-    pg_vec even_b = DB * g[0] + (DB * B2) * g[2], odd_b = (DB * B1) * g[1];
-    out[0] = D0 * g[0];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = g[2];
-}
-
-/* A vector of weights: taps `step` apart, points `out_step`. */
-INLINE void transform_picked(const float *picked, int64_t step, float *out, int64_t out_step) {
-    pg_vec half[IN][TAPS], line[IN];
-    for (int q = 0; q < TAPS; q++) {
-#pragma GCC unroll 3
-        for (int r = 0; r < TAPS; r++)
-            line[r] = *(const pg_vec *)(picked + (r * TAPS + q) * step);
-        pg_vec values[IN];
-        weights_of(line, values);
-#pragma GCC unroll 6
-        for (int r = 0; r < IN; r++)
-            half[r][q] = values[r];
-    }
-    for (int r = 0; r < IN; r++) {
-        weights_of(half[r], line);
-#pragma GCC unroll 6
-        for (int q = 0; q < IN; q++)
-            *(pg_vec *)(out + (r * IN + q) * out_step) = line[q];
-    }
-}
-
-WIDE static void transform_row(const pg_tiles *tiles, int64_t tile, int64_t row, int64_t count,
-                               const float *picked, float *packed) {
-    int64_t begin = pg_tile_begin(tiles, tile), width = pg_tile_width(tiles, tile);
-    picked += begin * TAPS * TAPS * count + row * width;
-    packed += begin * POINTS * count + row * width;
-    for (int64_t c = 0; c < width; c += PG_LANES)
-        transform_picked(picked + c, count * width, packed + c, count * width);
-}
-
 static void transform(const pg_tiles *tiles, int64_t count, const float *picked, float *packed) {
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t tile = 0; tile < tiles->count; tile++)
-        for (int64_t row = 0; row < count; row++)
-            transform_row(tiles, tile, row, count, picked, packed);
+        for (int64_t row = 0; row < count; row++) {
+            int64_t width = pg_tile_width(tiles, tile);
+            const float *taps = picked + pg_tile_begin(tiles, tile) * TAPS * TAPS * count;
+            transform_row(tiles, tile, row, count, taps + row * width, count * width, packed);
+        }
 }
 
 static pg_tiles picked_tiles(const pg_conv_geometry *g, bool backward) {
