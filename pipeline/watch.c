@@ -5,8 +5,11 @@
 #include "kernels/mem.h"
 #include "pipeline/nearest.h"
 
+/* [1, C, H, W] */
+static bool is_map(const pg_shape *shape) { return shape->rank == 4 && shape->dims[0] == 1; }
+
 static bool spatial(const pg_shape *shape) {
-    return shape->rank == 4 && shape->dims[2] * shape->dims[3] > 1;
+    return is_map(shape) && shape->dims[2] * shape->dims[3] > 1;
 }
 
 /* ---- by name ---- */
@@ -58,11 +61,35 @@ static bool is(const pg_node *node, const char *const *types, size_t count) {
     return false;
 }
 
+/* Attention's weights, and products of two computed values, which is how they are used. */
+static bool attends(const pg_node *node) {
+    static const char *const softmax[] = {"Softmax"}, *const products[] = {"MatMul", "Einsum"};
+    return is(node, softmax, 1) || (node->op->n_src > 1 && is(node, products, 2));
+}
+
+static int maker_of(const pg_graph *g, int value) {
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int k = 0; k < g->nodes[i].op->n_dst; k++)
+            if (g->nodes[i].dst[k] == value)
+                return i;
+    return -1;
+}
+
+/* What attention makes, and that in another order: [1, heads, tokens, width] looks like a map. */
+static bool of_attention(const pg_graph *g, int i) {
+    static const char *const moves[] = {"Transpose", "Reshape",  "Squeeze",      "Unsqueeze",
+                                        "Flatten",   "Identity", "LayoutConvert"};
+    while (i >= 0 && !attends(&g->nodes[i]))
+        i = is(&g->nodes[i], moves, sizeof moves / sizeof moves[0])
+                ? maker_of(g, g->nodes[i].src[0])
+                : -1;
+    return i >= 0;
+}
+
 void pg_watch_last(pg_graph *g) {
-    static const char *const attention[] = {"Softmax"};
     for (int i = g->n_nodes - 1; i >= 0; i--) {
         const pg_node *node = &g->nodes[i];
-        if (is(node, attention, 1))
+        if (of_attention(g, i))
             return;
         if (node->on_path && node->dst[0] != g->logits && spatial(&node->op->dst[0].shape)) {
             g->watched = node->dst[0];
@@ -97,14 +124,12 @@ static bool affine(const pg_node *node) {
            is(node, types, sizeof types / sizeof types[0]);
 }
 
-static int maker_of(const pg_graph *g, int value, pg_desc *desc) {
-    for (int i = 0; i < g->n_nodes; i++)
-        for (int k = 0; k < g->nodes[i].op->n_dst; k++)
-            if (g->nodes[i].dst[k] == value) {
-                *desc = g->nodes[i].op->dst[k];
-                return i;
-            }
-    return -1;
+static pg_desc desc_of(const pg_graph *g, int maker, int value) {
+    const pg_node *node = &g->nodes[maker];
+    int k = 0;
+    while (node->dst[k] != value)
+        k++;
+    return node->op->dst[k];
 }
 
 static bool leads_to_logits(const pg_graph *g, int maker) {
@@ -118,8 +143,10 @@ pg_err pg_watch_describe(const pg_graph *g, pg_model_info *info, pg_diag *diag) 
     if (g->watched < 0)
         return PG_OK;
     const char *name = g->values[g->watched].name;
-    int maker = maker_of(g, g->watched, &info->watched);
-    if (!leads_to_logits(g, maker) || info->watched.shape.rank != 4)
+    int maker = maker_of(g, g->watched);
+    if (maker >= 0)
+        info->watched = desc_of(g, maker, g->watched);
+    if (!leads_to_logits(g, maker) || !is_map(&info->watched.shape))
         return pg_fail(
             diag, PG_ECONFIG,
             "cam.layer: '%s' is not a [1,C,H,W] value between the picture and the logits", name);

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn import functional as F
@@ -254,6 +255,41 @@ def test_the_picture_is_no_layer():
 
 def test_no_spatial_layer():
     refused(models.export("vit_b_16", SIZE, CLASSES, opset=17), "gradcam", "no layer of more than one position")
+
+
+class Attention(torch.nn.Module):
+    """Of 16 x 16 pictures: 4 x 4 tokens, two heads of 8, which leave attention in the order `axes`."""
+
+    def __init__(self, axes):
+        super().__init__()
+        self.axes, self.tokens, self.qkv = axes, torch.nn.Conv2d(3, 16, 4, 4), torch.nn.Linear(16, 48)
+        self.head = torch.nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.tokens(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).reshape(1, 16, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        heads = torch.softmax(q @ k.transpose(-2, -1), -1) @ v  # [1, heads, tokens, width]
+        return self.head(heads.permute(self.axes).reshape(1, 16, 16).mean(1))
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1, 3), (2, 0, 1, 3)])
+def test_heads_are_no_maps(axes, tmp_path):
+    """Four axes do not make a map of what attention returns, and a batch of 16 is none whoever names it."""
+    path, picture = tmp_path / "attention.onnx", np.zeros((3, 16, 16), np.float32)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Attention(axes).eval(), torch.zeros(1, 3, 16, 16), str(path), opset_version=13)
+    np.save(tmp_path / "x.npy", picture)
+    last = [node for node in onnx.load(path).graph.node if node.op_type == "Transpose"][-1].output[0]
+    chosen, named = (cli.run("explain", "--model", path, "--method", "gradcam", *cli.settings(options),
+                             tmp_path / "x.npy", check=False) for options in ({}, {"cam.layer": last}))
+    assert chosen.returncode == 2 and "no layer of more than one position" in chosen.stderr
+    if axes[0] == 0:
+        assert named.returncode == 0, named.stderr
+    else:
+        assert named.returncode == 2 and "is not a [1,C,H,W] value" in named.stderr
+    assert np.isfinite(cli.explain(path, picture, method="gradient", target=0).attribution).all()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "eigencam", "ablationcam", "scorecam",
