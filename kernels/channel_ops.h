@@ -7,6 +7,7 @@
 #ifndef PG_KERNELS_CHANNEL_OPS_H
 #define PG_KERNELS_CHANNEL_OPS_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,13 @@
 typedef struct pg_act_range {
     float lo, hi;
 } pg_act_range;
+
+/* lo, hi: of a Clip. */
+static inline pg_act_range pg_act_range_of(pg_act act, float lo, float hi) {
+    if (act == PG_ACT_CLIP)
+        return (pg_act_range){lo, hi};
+    return (pg_act_range){act == PG_ACT_RELU ? 0.0f : -INFINITY, INFINITY};
+}
 
 /* out[p,c] = scale[c] * x[p,c] + shift[c]; shift NULL: none. out may be x. */
 void pg_channel_affine(int64_t positions, int64_t channels, const float *x, const float *scale,

@@ -101,12 +101,12 @@ INLINE void sum_vector(const row *r, kind has, int64_t k, int64_t n, const pg_ve
     else
         load(r->g + k, n, &v);
     if (has.y) {
-        if (has.channel)
+        if (has.channel) {
             pick(r->y, r->channel + k, n, &y);
-        else
+        } else {
             load(r->y + k, n, &y);
-        if (!has.channel)
             __builtin_prefetch(r->y + k + AHEAD);
+        }
         v = (pg_vec)((y > *lo) & (y < *hi) & (pg_vec_mask)v);
     }
     if (has.out)

@@ -15,8 +15,7 @@
  * vector goes over some channels again. */
 #include "kernels/conv_kernel.h"
 
-#include <math.h>
-
+#include "kernels/channel_ops.h"
 #include "kernels/simd.h"
 #include "kernels/vector.h"
 
@@ -212,6 +211,7 @@ static void add_row(line *l, const float *row, const float *weights) {
 static void forward_row(const pg_conv_path *path, const pg_conv_call *call, int64_t r, int64_t c,
                         int64_t tile) {
     const pg_conv_geometry *g = &path->geometry;
+    const pg_act_range range = pg_act_range_of(path->act, path->lo, path->hi);
     int64_t channels = g->in_c, top = r * g->dnnl.strides[0] - g->dnnl.pad_begin[0];
     line l = {.channels = channels,
               .width = g->in_w,
@@ -224,8 +224,8 @@ static void forward_row(const pg_conv_path *path, const pg_conv_call *call, int6
               .bias = path->bias,
               .clamps = path->act != PG_ACT_NONE,
               .wide = is_wide(),
-              .lo = path->act == PG_ACT_CLIP ? path->lo : 0,
-              .hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY,
+              .lo = range.lo,
+              .hi = range.hi,
               .out = call->out + r * g->out_w * channels};
     for (int64_t a = larger(0, -top); a < smaller(g->k_h, g->in_h - top); a++)
         add_row(&l, call->in + (top + a) * g->in_w * channels,

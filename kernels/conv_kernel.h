@@ -42,7 +42,8 @@ typedef struct pg_conv_kernel {
     bool adds; /* a skip, before the activation */
     /* Backward: gives what it makes to a sink, if asked. NULL: never. */
     bool (*sinks)(const pg_conv_geometry *geometry);
-    /* What it is the first choice for, and what it is able to do; NULL: nothing but that. */
+    /* What it is the first choice for, if conv_path.c lists it for that, and what it is able to do;
+     * NULL: nothing but that. */
     bool (*takes)(const pg_conv_path_spec *spec);
     bool (*can)(const pg_conv_path_spec *spec);
     /* Of one direction, for which it took a convolution of this geometry; scratch for the thread

@@ -80,7 +80,7 @@ typedef struct pg_conv_path_spec {
     int64_t kept;      /* backward, 0: all. So many output channels have a gradient at most; rather
                           a kernel that can feed a sink then (pg_conv_run_feed) */
     bool sparse;       /* many values of the input are 0 */
-    bool lean;         /* for the tuner: no way with larger packed weights than the first's, */
+    bool lean;         /* for the tuner: no way with larger packed weights than the first's */
     bool exact;        /* no Winograd: small sums are as exact as large ones beside them */
     const pg_conv_way *way; /* NULL: the first */
     bool bf16;              /* and then: */

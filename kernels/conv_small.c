@@ -26,6 +26,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "kernels/channel_ops.h"
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 
@@ -291,8 +292,8 @@ static void run(const pg_conv_path *path, const pg_conv_call *call) {
     k.weights = call->weights, k.in = call->in, k.out = call->out;
     k.bias = path->backward ? NULL : path->bias, k.skip = call->skip;
     k.summed = call->channels;
-    k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
-    k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
+    const pg_act_range range = pg_act_range_of(path->act, path->lo, path->hi);
+    k.lo = range.lo, k.hi = range.hi;
     pg_assert(!call->sink || is_thin(&k));
     bool tiles = !call->sink && (!is_thin(&k) || in_tiles(&k));
 #pragma omp parallel
@@ -324,8 +325,8 @@ static bool takes(const pg_conv_path_spec *spec) {
     const pg_conv_geometry *g = spec->geometry;
     if (spec->kept > 0 && spec->backward && can(spec) && sinks(g))
         return true;
-    return can(spec) && g->out_h * g->out_w <= LITTLE_MAP &&
-           g->in_c >= LITTLE_DEPTH && g->out_c >= LITTLE_DEPTH;
+    return can(spec) && g->out_h * g->out_w <= LITTLE_MAP && g->in_c >= LITTLE_DEPTH &&
+           g->out_c >= LITTLE_DEPTH;
 }
 
 const pg_conv_kernel pg_conv_small = {

@@ -19,6 +19,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "kernels/channel_ops.h"
 #include "kernels/conv_kernel.h"
 #include "kernels/mem.h"
 #include "kernels/simd.h"
@@ -407,8 +408,8 @@ static void run_kernel(kernel k, const pg_conv_path *path, const pg_conv_call *c
     int64_t chunk = inputs_of(&k) + products_of(&k);
     k.weights = call->weights, k.in = call->in, k.out = call->out;
     k.bias = path->backward ? NULL : path->bias, k.skip = call->skip, k.sink = call->sink;
-    k.lo = path->act == PG_ACT_CLIP ? path->lo : path->act == PG_ACT_RELU ? 0 : -INFINITY;
-    k.hi = path->act == PG_ACT_CLIP ? path->hi : INFINITY;
+    const pg_act_range range = pg_act_range_of(path->act, path->lo, path->hi);
+    k.lo = range.lo, k.hi = range.hi;
     memset(zeros, 0, (size_t)k.in_c * sizeof *zeros);
 #pragma omp parallel
     {
@@ -446,15 +447,9 @@ static bool can(const pg_conv_path_spec *spec) {
     return fits(spec->geometry) && !spec->bf16 && spec->weights && spec->kept == 0;
 }
 
-static bool never(const pg_conv_path_spec *spec) {
-    (void)spec;
-    return false;
-}
-
 const pg_conv_kernel pg_conv_winograd = {
     .name = "own:winograd",
     .adds = true,
-    .takes = never,
     .can = can,
     .packed_bytes = packed_bytes,
     .scratch_bytes = scratch_bytes,

@@ -75,9 +75,7 @@ static inline int64_t pg_conv_positions(const pg_conv_op *conv) {
 }
 
 static inline pg_act_range pg_conv_range(const pg_conv_op *conv) {
-    if (conv->act == PG_ACT_CLIP)
-        return (pg_act_range){conv->lo, conv->hi};
-    return (pg_act_range){conv->act == PG_ACT_RELU ? 0.0f : -INFINITY, INFINITY};
+    return pg_act_range_of(conv->act, conv->lo, conv->hi);
 }
 
 static inline void *pg_conv_at(const pg_op_io *io, size_t offset) {

@@ -41,14 +41,14 @@ static const int64_t shapes[][5] = {
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
-static const int64_t *channels_last(const conv_case *k, bool out, int64_t *positions) {
+static int64_t channels_of(const conv_case *k, bool out, int64_t *positions) {
     *positions = out ? conv_out_h(k) * conv_out_w(k) : k->in_h * k->in_w;
-    return out ? &k->out_c : &k->in_c;
+    return out ? k->out_c : k->in_c;
 }
 
 /* Values in the plain layout as floats, channels last. */
 static float *packed(const conv_case *k, bool out, const double *values) {
-    int64_t positions, c = *channels_last(k, out, &positions);
+    int64_t positions, c = channels_of(k, out, &positions);
     float *v = pg_malloc((size_t)(c * positions) * sizeof *v);
     for (int64_t i = 0; i < c * positions; i++)
         v[i % positions * c + i / positions] = (float)values[i];
@@ -71,7 +71,7 @@ static float *run(const conv_case *k, const pg_conv_way *way, bool backward, con
     pg_conv_path path = {0};
     pg_conv_run run = {0};
     pg_diag diag;
-    int64_t positions, channels = *channels_last(k, !backward, &positions);
+    int64_t positions, channels = channels_of(k, !backward, &positions);
     float *out = pg_malloc((size_t)(channels * positions) * sizeof *out);
     cr_assert_eq(pg_conv_path_make(&spec, &path, &diag), PG_OK, "%s", diag.text);
     void *scratch = pg_malloc(path.scratch_bytes + 1);
@@ -87,7 +87,7 @@ static float *run(const conv_case *k, const pg_conv_way *way, bool backward, con
 /* Largest difference from what is expected, in plain layout, and the largest of that. */
 static double difference(const conv_case *k, bool out, const float *got, const double *expected,
                          double *largest) {
-    int64_t positions, c = *channels_last(k, out, &positions);
+    int64_t positions, c = channels_of(k, out, &positions);
     double most = 0;
     *largest = 0;
     for (int64_t i = 0; i < c * positions; i++) {
@@ -134,7 +134,7 @@ Test(conv_winograd, matches_plain_loops_with_any_number_of_threads) {
     for (int i = 0; is_here() && i < 2 * SHAPES; i++) {
         const int64_t *s = shapes[i / 2];
         problem p = open(shape(s[0], s[1], s[2], s[3], s[4]), i % 2, (uint64_t)i);
-        int64_t positions, channels = *channels_last(&p.k, !p.backward, &positions);
+        int64_t positions, channels = channels_of(&p.k, !p.backward, &positions);
         float *first = NULL;
         for (int threads = 1; threads <= 4; threads++) {
             float *out = run(&p.k, way(), p.backward, p.weights, p.in, threads);
